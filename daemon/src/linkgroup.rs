@@ -1,0 +1,520 @@
+//! Link groups: one per pair of clients, with its arena, and the pairs that live in it.
+//!
+//! A DMB goes back to the pool of its own link group only, and only when both ends have let go of
+//! it. A client that has died lets go of everything; but its link groups take no new pair, so what
+//! its surviving relatives may still write to is never handed to anybody else.
+
+use crate::arena::{Arena, ArenaError, DmbHead};
+use crate::device::{DeviceError, LoopbackDevice};
+use protocol::ctl::DmbPlace;
+use protocol::ids::{DmbToken, Eid, Role};
+use protocol::reason;
+use protocol::shm::dmb_code;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// One end of a pair to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    pub client: u32,
+    pub rmb_size: u32,
+}
+
+/// What both ends must be told; client end first.
+#[derive(Debug)]
+pub struct NewPair {
+    pub id: u64,
+    pub lgr: u32,
+    /// Sides of the link group on which the two ends are.
+    pub sides: [u8; 2],
+    pub slot: u64,
+    pub dmbs: [DmbPlace; 2],
+    pub arena_len: u64,
+    /// The arena, when the link group is new.
+    pub fresh: Option<Arc<OwnedFd>>,
+}
+
+#[derive(Debug)]
+struct End {
+    client: u32,
+    dmb: DmbPlace,
+    released: bool,
+}
+
+#[derive(Debug)]
+struct Pair {
+    lgr: u32,
+    slot: u64,
+    /// By [`Role`].
+    ends: [End; 2],
+}
+
+/// The two clients, smaller first; may be the same.
+type Peers = (u32, u32);
+
+#[derive(Debug)]
+pub struct LinkGroup {
+    pub lgr: u32,
+    pub peers: Peers,
+    pub uid: u32,
+    pub pairs: usize,
+    pub arena: Arena,
+    /// One of the clients is gone.
+    pub dying: bool,
+    /// By which its ends match.
+    pub eid: Eid,
+}
+
+#[derive(Debug)]
+pub struct LinkGroups {
+    arena_len: u64,
+    /// Each costs a descriptor, so one user may have only so many.
+    max_per_uid: usize,
+    last_lgr: u32,
+    last_pair: u64,
+    groups: BTreeMap<u32, LinkGroup>,
+    by_peers: HashMap<Peers, Vec<u32>>,
+    by_client: HashMap<u32, HashSet<u32>>,
+    pairs: HashMap<u64, Pair>,
+    pairs_of: HashMap<u32, HashSet<u64>>,
+}
+
+impl LinkGroups {
+    pub fn new(arena_len: u64, max_per_uid: usize) -> Self {
+        LinkGroups {
+            arena_len,
+            max_per_uid,
+            last_lgr: 0,
+            last_pair: 0,
+            groups: BTreeMap::new(),
+            by_peers: HashMap::new(),
+            by_client: HashMap::new(),
+            pairs: HashMap::new(),
+            pairs_of: HashMap::new(),
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &LinkGroup> {
+        self.groups.values()
+    }
+
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    pub fn pairs(&self) -> usize {
+        self.pairs.len()
+    }
+
+    /// Pairs of which a client holds an end.
+    pub fn pairs_of(&self, client: u32) -> usize {
+        self.pairs_of.get(&client).map_or(0, HashSet::len)
+    }
+
+    /// What stands at the start of each DMB of this user's pairs (root: of all), by token.
+    pub fn heads(&self, uid: u32) -> HashMap<u64, DmbHead> {
+        let mut heads = HashMap::new();
+        for pair in self.pairs.values() {
+            let Some(group) = self.groups.get(&pair.lgr) else {
+                continue;
+            };
+            for end in pair.ends.iter().filter(|_| uid == 0 || uid == group.uid) {
+                if let Some(head) = group.arena.head(&end.dmb) {
+                    heads.insert(end.dmb.token, head);
+                }
+            }
+        }
+        heads
+    }
+
+    /// Memory for a connection between two clients of user `uid`. Where what they want does not
+    /// fit, smaller DMBs do. `Err` is a reason.
+    pub fn open(
+        &mut self,
+        device: &mut LoopbackDevice,
+        uid: u32,
+        client: Wanted,
+        server: Wanted,
+    ) -> Result<NewPair, u32> {
+        let codes = [client, server].map(|w| dmb_code(w.rmb_size));
+        let peers = (
+            client.client.min(server.client),
+            client.client.max(server.client),
+        );
+        let mut why = reason::MEM;
+        for less in 0..=codes[0].max(codes[1]) {
+            let codes = codes.map(|c| c.saturating_sub(less));
+            match self.open_sized(device, uid, peers, codes) {
+                Ok((lgr, slot, dmbs, fresh)) => {
+                    return Ok(self.enter(lgr, slot, dmbs, fresh, [client.client, server.client]));
+                }
+                Err(code) => why = code,
+            }
+        }
+        Err(why)
+    }
+
+    fn open_sized(
+        &mut self,
+        device: &mut LoopbackDevice,
+        uid: u32,
+        peers: Peers,
+        codes: [u8; 2],
+    ) -> Result<(u32, u64, [DmbPlace; 2], bool), u32> {
+        for lgr in self.by_peers.get(&peers).into_iter().flatten() {
+            if let Some(group) = self.groups.get_mut(lgr) {
+                match take(device, uid, &mut group.arena, codes) {
+                    Ok((slot, dmbs)) => return Ok((*lgr, slot, dmbs, false)),
+                    Err(ArenaError::Full) => {}
+                    Err(ArenaError::Device(e)) => return Err(e.reason()),
+                }
+            }
+        }
+        if self.groups.values().filter(|g| g.uid == uid).count() >= self.max_per_uid {
+            return Err(reason::MEM);
+        }
+        let mut arena = Arena::new(self.arena_len).map_err(|_| reason::MEM)?;
+        match take(device, uid, &mut arena, codes) {
+            Ok((slot, dmbs)) => {
+                let lgr = self.add_group(uid, peers, arena);
+                Ok((lgr, slot, dmbs, true))
+            }
+            Err(e) => {
+                arena.close(device);
+                Err(match e {
+                    ArenaError::Full => DeviceError::TooMuch.reason(),
+                    ArenaError::Device(e) => e.reason(),
+                })
+            }
+        }
+    }
+
+    fn add_group(&mut self, uid: u32, peers: Peers, arena: Arena) -> u32 {
+        loop {
+            self.last_lgr = self.last_lgr.wrapping_add(0x100);
+            if self.last_lgr != 0 && !self.groups.contains_key(&self.last_lgr) {
+                break;
+            }
+        }
+        let lgr = self.last_lgr;
+        let group = LinkGroup {
+            lgr,
+            peers,
+            uid,
+            pairs: 0,
+            arena,
+            dying: false,
+            eid: [0; 32],
+        };
+        self.groups.insert(lgr, group);
+        self.by_peers.entry(peers).or_default().push(lgr);
+        for client in [peers.0, peers.1] {
+            self.by_client.entry(client).or_default().insert(lgr);
+        }
+        lgr
+    }
+
+    fn enter(
+        &mut self,
+        lgr: u32,
+        slot: u64,
+        dmbs: [DmbPlace; 2],
+        fresh: bool,
+        clients: [u32; 2],
+    ) -> NewPair {
+        self.last_pair += 1;
+        let id = self.last_pair;
+        let end = |i: usize| End {
+            client: clients[i],
+            dmb: dmbs[i],
+            released: false,
+        };
+        let ends = [end(0), end(1)];
+        self.pairs.insert(id, Pair { lgr, slot, ends });
+        for client in clients {
+            self.pairs_of.entry(client).or_default().insert(id);
+        }
+        let mut new = NewPair {
+            id,
+            lgr,
+            sides: sides(clients),
+            slot,
+            dmbs,
+            arena_len: self.arena_len,
+            fresh: None,
+        };
+        if let Some(group) = self.groups.get_mut(&lgr) {
+            group.pairs += 1;
+            new.fresh = fresh.then(|| group.arena.fd().clone());
+        }
+        new
+    }
+
+    /// What the ends of a new link group will agree on.
+    pub fn agree(&mut self, lgr: u32, eid: Eid) {
+        if let Some(group) = self.groups.get_mut(&lgr) {
+            group.eid = eid;
+        }
+    }
+
+    /// The pair of this DMB stays on TCP until then. Gives its ends, which may be asleep; `None`:
+    /// there is no such pair that user `uid` may change.
+    pub fn hold(&self, uid: u32, token: u64, until: u64) -> Option<[u32; 2]> {
+        let of_pair = |pair: &&Pair| pair.ends.iter().any(|end| end.dmb.token == token);
+        let pair = self.pairs.values().find(of_pair)?;
+        let group = self.groups.get(&pair.lgr)?;
+        if uid != 0 && uid != group.uid {
+            return None;
+        }
+        group.arena.hold(pair.slot, until).ok()?;
+        Some(pair.ends.each_ref().map(|end| end.client))
+    }
+
+    /// One end held by `client` is through with the pair. False: it holds no such end.
+    pub fn release(&mut self, device: &mut LoopbackDevice, client: u32, id: u64) -> bool {
+        let Some(pair) = self.pairs.get_mut(&id) else {
+            return false;
+        };
+        let mut ends = pair.ends.iter_mut();
+        let Some(end) = ends.find(|e| e.client == client && !e.released) else {
+            return false;
+        };
+        end.released = true;
+        let keeps = pair.ends.iter().any(|e| e.client == client && !e.released);
+        let done = pair.ends.iter().all(|e| e.released);
+        if !keeps && let Some(mine) = self.pairs_of.get_mut(&client) {
+            mine.remove(&id);
+            if mine.is_empty() {
+                self.pairs_of.remove(&client);
+            }
+        }
+        if done && let Some(pair) = self.pairs.remove(&id) {
+            self.close_pair(device, pair);
+        }
+        true
+    }
+
+    fn close_pair(&mut self, device: &mut LoopbackDevice, pair: Pair) {
+        for end in &pair.ends {
+            // Each end's DMB was attached by the other end.
+            let _ = device.detach_dmb(DmbToken(end.dmb.token));
+        }
+        if let Some(group) = self.groups.get_mut(&pair.lgr) {
+            group.pairs -= 1;
+            group.arena.put_slot(pair.slot);
+            for end in pair.ends {
+                group.arena.put_dmb(end.dmb);
+            }
+        }
+        self.drop_if_dead(device, pair.lgr);
+    }
+
+    fn drop_if_dead(&mut self, device: &mut LoopbackDevice, lgr: u32) {
+        if !self
+            .groups
+            .get(&lgr)
+            .is_some_and(|g| g.dying && g.pairs == 0)
+        {
+            return;
+        }
+        if let Some(group) = self.groups.remove(&lgr) {
+            for client in [group.peers.0, group.peers.1] {
+                if let Some(of) = self.by_client.get_mut(&client) {
+                    of.remove(&lgr);
+                    if of.is_empty() {
+                        self.by_client.remove(&client);
+                    }
+                }
+            }
+            group.arena.close(device);
+        }
+    }
+
+    /// A client has died: it lets go of all its ends and its link groups take no new pairs.
+    /// Gives the pairs whose other end is still held, with its holder.
+    pub fn client_gone(&mut self, device: &mut LoopbackDevice, client: u32) -> Vec<(u32, u64)> {
+        let groups: Vec<u32> = self
+            .by_client
+            .get(&client)
+            .into_iter()
+            .flatten()
+            .copied()
+            .collect();
+        for lgr in &groups {
+            if let Some(group) = self.groups.get_mut(lgr) {
+                group.dying = true;
+                self.by_peers.remove(&group.peers);
+            }
+        }
+        let mut left = Vec::new();
+        for id in self.pairs_of.remove(&client).unwrap_or_default() {
+            while self.release(device, client, id) {}
+            if let Some(pair) = self.pairs.get(&id) {
+                let held = pair.ends.iter().filter(|e| !e.released);
+                left.extend(held.map(|e| (e.client, id)));
+            }
+        }
+        for lgr in groups {
+            self.drop_if_dead(device, lgr);
+        }
+        left
+    }
+}
+
+/// Slot and two DMBs, each attached by its other end.
+fn take(
+    device: &mut LoopbackDevice,
+    uid: u32,
+    arena: &mut Arena,
+    codes: [u8; 2],
+) -> Result<(u64, [DmbPlace; 2]), ArenaError> {
+    let (slot, dmbs) = arena.take_pair(device, uid, codes)?;
+    for place in dmbs {
+        device.attach_dmb(DmbToken(place.token))?;
+    }
+    Ok((slot, dmbs))
+}
+
+/// A client is on the same side in all pairs that it has with another; the ends of a pair within
+/// one client are told apart by their roles.
+fn sides([client, server]: [u32; 2]) -> [u8; 2] {
+    if client <= server { [0, 1] } else { [1, 0] }
+}
+
+impl NewPair {
+    pub fn dmb(&self, role: Role) -> DmbPlace {
+        self.dmbs[role as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::MIN_ARENA;
+    use protocol::ids::Gid;
+    use rand::Rng;
+
+    const UID: u32 = 1;
+
+    fn wanted(client: u32, rmb_size: u32) -> Wanted {
+        Wanted { client, rmb_size }
+    }
+
+    fn setup() -> (LoopbackDevice, LinkGroups) {
+        let device = LoopbackDevice::new(Gid::default(), 1000, 1 << 30);
+        (device, LinkGroups::new(MIN_ARENA, 100))
+    }
+
+    #[test]
+    fn groups_of_different_peers_share_nothing() {
+        let (mut device, mut groups) = setup();
+        let mut open = |a, b| {
+            let new = groups
+                .open(&mut device, UID, wanted(a, 0), wanted(b, 0))
+                .unwrap();
+            (new.lgr, new.fresh.is_some(), new.sides)
+        };
+        assert_eq!(open(1, 2), (0x100, true, [0, 1]));
+        assert_eq!(open(2, 1), (0x100, false, [1, 0]));
+        assert_eq!(open(1, 3), (0x200, true, [0, 1]));
+        assert_eq!(open(1, 1), (0x300, true, [0, 1]));
+    }
+
+    #[test]
+    fn a_group_with_a_dead_client_takes_no_new_pair() {
+        let (mut device, mut groups) = setup();
+        let first = groups
+            .open(&mut device, UID, wanted(1, 0), wanted(2, 0))
+            .unwrap();
+        assert_eq!(groups.client_gone(&mut device, 1), [(2, first.id)]);
+        // Numbers of clients may come again after a very long time.
+        let second = groups
+            .open(&mut device, UID, wanted(1, 0), wanted(2, 0))
+            .unwrap();
+        assert_ne!(second.lgr, first.lgr);
+        assert!(groups.release(&mut device, 2, first.id));
+        assert!(!groups.release(&mut device, 2, first.id));
+        assert_eq!(groups.len(), 1);
+        assert!(groups.client_gone(&mut device, 2).contains(&(1, second.id)));
+        assert!(groups.client_gone(&mut device, 1).is_empty());
+        assert!(groups.is_empty());
+        assert_eq!(device.get_dev_attr().dmbs, 0);
+    }
+
+    #[test]
+    fn one_user_has_only_so_many_groups() {
+        let mut device = LoopbackDevice::new(Gid::default(), 1000, 1 << 30);
+        let mut groups = LinkGroups::new(MIN_ARENA, 1);
+        let mut open = |uid, b| {
+            let new = groups.open(&mut device, uid, wanted(1, 0), wanted(b, 0));
+            new.map(|n| n.lgr)
+        };
+        assert_eq!(open(UID, 2), Ok(0x100));
+        assert_eq!(open(UID, 3), Err(reason::MEM));
+        assert_eq!(open(UID, 2), Ok(0x100));
+        assert_eq!(open(UID + 1, 3), Ok(0x200));
+    }
+
+    /// Whatever comes in whatever order: memory never serves two pairs at once, and nothing is left.
+    #[test]
+    fn random_lives() {
+        let mut rng = rand::thread_rng();
+        for _ in 0..20 {
+            let (mut device, mut groups) = setup();
+            let mut open: Vec<(NewPair, [Option<u32>; 2])> = Vec::new();
+            for _ in 0..400 {
+                match rng.gen_range(0..20) {
+                    0..=9 => {
+                        let mut end = || wanted(rng.gen_range(1..5), rng.gen_range(0..1 << 20));
+                        let (c, s) = (end(), end());
+                        if let Ok(new) = groups.open(&mut device, UID, c, s) {
+                            open.push((new, [Some(c.client), Some(s.client)]));
+                        }
+                    }
+                    10..=18 if !open.is_empty() => {
+                        let at = rng.gen_range(0..open.len());
+                        let (pair, ends) = &mut open[at];
+                        let side = rng.gen_range(0..2);
+                        if let Some(client) = ends[side].take() {
+                            assert!(groups.release(&mut device, client, pair.id));
+                        }
+                    }
+                    19 => {
+                        let gone = rng.gen_range(1..5);
+                        groups.client_gone(&mut device, gone);
+                        for end in open.iter_mut().flat_map(|(_, ends)| ends) {
+                            if *end == Some(gone) {
+                                *end = None;
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+                open.retain(|(_, ends)| ends.iter().any(Option::is_some));
+                assert_eq!(groups.pairs(), open.len());
+                let mut used = HashSet::new();
+                for (pair, _) in &open {
+                    assert!(used.insert((pair.lgr, pair.slot)));
+                    for dmb in pair.dmbs {
+                        assert!(used.insert((pair.lgr, dmb.offset)));
+                        assert!(device.attach_dmb(DmbToken(dmb.token)).is_ok());
+                        device.detach_dmb(DmbToken(dmb.token)).unwrap();
+                    }
+                }
+            }
+            for client in 1..5 {
+                groups.client_gone(&mut device, client);
+            }
+            assert!(groups.is_empty() && groups.pairs() == 0);
+            let left = device.get_dev_attr();
+            assert_eq!((left.dmbs, left.dmb_bytes), (0, 0));
+            assert!(groups.pairs_of.is_empty() && groups.by_client.is_empty());
+            assert!(groups.by_peers.is_empty());
+        }
+    }
+}

@@ -1,0 +1,483 @@
+//! From text to [`Policy`], with the place of everything that is wrong.
+
+use super::{Change, Limits, Network, Policy, Rule};
+use crate::config::size;
+use nix::unistd::User;
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// Something to be said about a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// From 1; columns count characters.
+    pub line: usize,
+    pub column: usize,
+    pub error: bool,
+    pub text: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.error { "error" } else { "warning" };
+        let Finding { line, column, .. } = self;
+        write!(f, "line {line}, column {column}: {kind}: {}", self.text)
+    }
+}
+
+/// A file as understood. With an error in it, the policy is the default one.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    pub policy: Policy,
+    pub findings: Vec<Finding>,
+}
+
+impl Parsed {
+    pub fn is_valid(&self) -> bool {
+        !self.findings.iter().any(|f| f.error)
+    }
+}
+
+/// Rules of one file at most.
+const MAX_RULES: usize = 1000;
+const SPIN_MAX: u64 = 10_000;
+
+const TOP: &str = "accelerate, when, claim_after_exchanges, claim_after_bytes, mode, \
+                   receive_buffer, spin_us, connections, rule, limits";
+
+/// Reads a policy. `system`: it is the system's file, which may name users and set limits.
+pub fn parse(text: &str, system: bool) -> Parsed {
+    let mut reader = Reader {
+        text,
+        system,
+        findings: Vec::new(),
+    };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    let mut policy = Policy::default();
+    for error in &errors {
+        reader.error(error.span().unwrap_or(0..0), error.message());
+    }
+    if errors.is_empty() {
+        policy = reader.policy(table.get_ref());
+    }
+    let mut findings = reader.findings;
+    findings.sort_by_key(|f| (f.line, f.column));
+    if findings.iter().any(|f| f.error) {
+        policy = Policy::default();
+    }
+    Parsed { policy, findings }
+}
+
+type Value<'a, 'i> = &'a Spanned<DeValue<'i>>;
+/// A value that is not what it has to be.
+type Wrong = (Range<usize>, String);
+
+struct Reader<'t> {
+    text: &'t str,
+    system: bool,
+    findings: Vec<Finding>,
+}
+
+impl Reader<'_> {
+    fn say(&mut self, span: Range<usize>, error: bool, text: impl Into<String>) {
+        let before = self.text.get(..span.start).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        self.findings.push(Finding {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            error,
+            text: text.into().replace('\n', " "),
+        });
+    }
+
+    fn error(&mut self, span: Range<usize>, text: impl Into<String>) {
+        self.say(span, true, text);
+    }
+
+    fn unknown(&mut self, span: Range<usize>, key: &str, known: &str) {
+        self.say(
+            span,
+            false,
+            format!("unknown key {key:?}; known are {known}"),
+        );
+    }
+
+    fn take<T>(&mut self, key: &str, value: Result<T, Wrong>) -> Option<T> {
+        match value {
+            Ok(value) => Some(value),
+            Err((span, why)) => {
+                self.error(span, format!("{key}: {why}"));
+                None
+            }
+        }
+    }
+
+    fn policy(&mut self, table: &DeTable<'_>) -> Policy {
+        let mut policy = Policy::default();
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            match name {
+                "rule" => policy.rules = self.rules(value),
+                "limits" if self.system => policy.limits = self.limits(value),
+                "limits" => self.say(key.span(), false, "limits count only in the system's file"),
+                _ if self.change(&mut policy.change, name, value) => {}
+                _ => self.unknown(key.span(), name, TOP),
+            }
+        }
+        policy
+    }
+
+    /// False: it is no such key.
+    fn change(&mut self, change: &mut Change, key: &str, value: Value<'_, '_>) -> bool {
+        match key {
+            "accelerate" => change.accelerate = self.take(key, boolean(value)),
+            "when" => {
+                let words = ["traffic", "first-byte"];
+                change.eager = self.take(key, choice(value, words)).map(|n| n == 1);
+            }
+            "mode" => {
+                let words = ["nocopy", "copy"];
+                change.copy = self.take(key, choice(value, words)).map(|n| n == 1);
+            }
+            "claim_after_exchanges" => {
+                let n = self.take(key, number(value, 0..=u64::from(u32::MAX)));
+                change.exchanges = n.map(|n| n as u32);
+            }
+            "claim_after_bytes" => change.bytes = self.take(key, bytes(value, 0..=1 << 50)),
+            "receive_buffer" => {
+                let n = self.take(key, bytes(value, 0..=1 << 30));
+                change.receive_buffer = n.map(|n| n as u32);
+            }
+            "spin_us" => {
+                let n = self.take(key, number(value, 0..=SPIN_MAX));
+                change.spin_us = n.map(|n| n as u32);
+            }
+            "connections" => {
+                change.connections = self.take(key, number(value, 0..=u64::from(u32::MAX)));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn rules(&mut self, value: Value<'_, '_>) -> Vec<Rule> {
+        let Some(all) = value.get_ref().as_array() else {
+            self.error(value.span(), "rules are written as [[rule]]");
+            return Vec::new();
+        };
+        if all.len() > MAX_RULES {
+            self.error(value.span(), format!("more than {MAX_RULES} rules"));
+            return Vec::new();
+        }
+        let mut rules = Vec::new();
+        for value in all {
+            match value.get_ref().as_table() {
+                Some(table) => rules.push(self.rule(table, value.span())),
+                None => self.error(value.span(), "rules are written as [[rule]]"),
+            }
+        }
+        rules
+    }
+
+    fn rule(&mut self, table: &DeTable<'_>, span: Range<usize>) -> Rule {
+        let mut rule = Rule::default();
+        let mut settings = Vec::new();
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            let system = self.system;
+            match name {
+                "program" => rule.programs = self.list(name, value, program),
+                "port" => rule.ports = self.list(name, value, ports),
+                "address" => rule.addresses = self.list(name, value, network),
+                "uid" => rule.uids = self.list(name, value, |v| user(v, system)),
+                _ if self.change(&mut rule.change, name, value) => {
+                    settings.push((name, key.span()))
+                }
+                _ => {
+                    let known = format!("program, uid, port, address, {}", &TOP[..TOP.len() - 14]);
+                    self.unknown(key.span(), name, &known);
+                }
+            }
+        }
+        if settings.is_empty() {
+            self.say(span, false, "this rule changes nothing");
+        }
+        if rule.is_narrow() {
+            for (name, span) in settings
+                .into_iter()
+                .filter(|(name, _)| *name != "accelerate")
+            {
+                let why = "a rule with port or address can say only \"accelerate\"";
+                self.error(span, format!("{name}: {why}"));
+            }
+        }
+        rule
+    }
+
+    /// One value, or an array of them.
+    fn list<T>(
+        &mut self,
+        key: &str,
+        value: Value<'_, '_>,
+        one: impl Fn(Value<'_, '_>) -> Result<T, Wrong>,
+    ) -> Vec<T> {
+        match value.get_ref().as_array() {
+            Some(all) if all.is_empty() => {
+                self.error(value.span(), format!("{key}: an empty list is for nobody"));
+                Vec::new()
+            }
+            Some(all) => all.iter().filter_map(|v| self.take(key, one(v))).collect(),
+            None => self.take(key, one(value)).into_iter().collect(),
+        }
+    }
+
+    fn limits(&mut self, value: Value<'_, '_>) -> Limits {
+        let mut limits = Limits::default();
+        let Some(table) = value.get_ref().as_table() else {
+            self.error(value.span(), "limits are written below [limits]");
+            return limits;
+        };
+        for (key, value) in table {
+            let name = key.get_ref().as_ref();
+            match name {
+                "dmbs" => limits.dmbs = self.take(name, number(value, 2..=1 << 24)),
+                "bytes_per_user" => {
+                    limits.bytes_per_user = self.take(name, bytes(value, 32 << 10..=1 << 50));
+                }
+                "claims_per_process" => {
+                    limits.claims_per_process = self.take(name, number(value, 1..=1 << 20));
+                }
+                _ => self.unknown(key.span(), name, "dmbs, bytes_per_user, claims_per_process"),
+            }
+        }
+        limits
+    }
+}
+
+fn boolean(value: Value<'_, '_>) -> Result<bool, Wrong> {
+    let why = || (value.span(), "say true or false".into());
+    value.get_ref().as_bool().ok_or_else(why)
+}
+
+fn choice<const N: usize>(value: Value<'_, '_>, words: [&str; N]) -> Result<usize, Wrong> {
+    let said = value.get_ref().as_str();
+    let at = words.iter().position(|w| Some(*w) == said);
+    at.ok_or_else(|| {
+        let words = words.map(|w| format!("{w:?}"));
+        (value.span(), format!("say {}", words.join(" or ")))
+    })
+}
+
+fn plain_number(value: Value<'_, '_>) -> Option<u64> {
+    let n = value.get_ref().as_integer()?;
+    u64::from_str_radix(n.as_str(), n.radix()).ok()
+}
+
+fn within(
+    value: Value<'_, '_>,
+    n: Option<u64>,
+    range: RangeInclusive<u64>,
+    what: &str,
+) -> Result<u64, Wrong> {
+    n.filter(|n| range.contains(n)).ok_or_else(|| {
+        let (from, to) = range.into_inner();
+        (value.span(), format!("{what} from {from} to {to}"))
+    })
+}
+
+fn number(value: Value<'_, '_>, range: RangeInclusive<u64>) -> Result<u64, Wrong> {
+    within(value, plain_number(value), range, "a number")
+}
+
+fn bytes(value: Value<'_, '_>, range: RangeInclusive<u64>) -> Result<u64, Wrong> {
+    let n = match value.get_ref().as_str() {
+        Some(text) => size(text).ok(),
+        None => plain_number(value),
+    };
+    within(
+        value,
+        n,
+        range,
+        "bytes, a number or a text such as \"256k\",",
+    )
+}
+
+fn program(value: Value<'_, '_>) -> Result<String, Wrong> {
+    let text = value
+        .get_ref()
+        .as_str()
+        .filter(|t| !t.is_empty() && !t.contains('/'));
+    let why = || {
+        let why = "a name as in /proc/PID/comm, without a path; * at the end for anything";
+        (value.span(), why.into())
+    };
+    text.map(str::to_owned).ok_or_else(why)
+}
+
+fn ports(value: Value<'_, '_>) -> Result<RangeInclusive<u16>, Wrong> {
+    let why = || {
+        let why = "a port from 1 to 65535, or a range such as \"6000-6010\"";
+        (value.span(), why.into())
+    };
+    let port = |n: u64| u16::try_from(n).ok().filter(|n| *n != 0);
+    if let Some(n) = plain_number(value) {
+        return port(n).map(|n| n..=n).ok_or_else(why);
+    }
+    let text = value.get_ref().as_str().ok_or_else(why)?;
+    let (from, to) = text.split_once('-').unwrap_or((text, text));
+    let end = |text: &str| port(text.trim().parse().ok()?);
+    match (end(from), end(to)) {
+        (Some(from), Some(to)) if from <= to => Ok(from..=to),
+        _ => Err(why()),
+    }
+}
+
+fn network(value: Value<'_, '_>) -> Result<Network, Wrong> {
+    let why = || {
+        let why = "an IP address, or a network such as \"127.0.0.0/8\" or \"fd00::/8\"";
+        (value.span(), why.into())
+    };
+    let text = value.get_ref().as_str();
+    text.and_then(Network::parse).ok_or_else(why)
+}
+
+/// Names are looked up for the system's file only: the text of a user must not make the daemon wait
+/// for a directory service.
+fn user(value: Value<'_, '_>, names: bool) -> Result<u32, Wrong> {
+    let wrong = |why: &str| (value.span(), why.to_owned());
+    if let Some(n) = plain_number(value) {
+        return u32::try_from(n).map_err(|_| wrong("no number of a user"));
+    }
+    match value.get_ref().as_str() {
+        Some(name) if names => match User::from_name(name) {
+            Ok(Some(user)) => Ok(user.uid.as_raw()),
+            _ => Err(wrong("there is no such user")),
+        },
+        Some(_) => Err(wrong(
+            "users are named only in the system's file; say the number",
+        )),
+        None => Err(wrong("the name or the number of a user")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The findings as text.
+    fn said(text: &str) -> Vec<String> {
+        parse(text, true)
+            .findings
+            .iter()
+            .map(Finding::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn errors_have_their_place() {
+        for (text, start) in [
+            (
+                "spin_us = 'x'",
+                "line 1, column 11: error: spin_us: a number from 0 to 10000",
+            ),
+            (
+                "\n\n  mode = \"fast\"",
+                "line 3, column 10: error: mode: say \"nocopy\" or \"copy\"",
+            ),
+            (
+                "# ü\n[[rule]]\nport = [1, 70000]",
+                "line 3, column 12: error: port: a port",
+            ),
+            (
+                "[[rule]]\naddress = '10.0.0.0/33'",
+                "line 2, column 11: error: address: an IP",
+            ),
+            ("[[rule]]\nport = '9-8'", "line 2, column 8: error: port"),
+            (
+                "[[rule]]\nport = 1\nmode = 'copy'",
+                "line 3, column 1: error: mode: a rule with",
+            ),
+            (
+                "[[rule]]\nuid = 'no-such-user-here'",
+                "line 2, column 7: error: uid: there is no",
+            ),
+            (
+                "receive_buffer = '2x'",
+                "line 1, column 18: error: receive_buffer: bytes",
+            ),
+            ("rule = 1", "line 1, column 8: error: rules are"),
+            (
+                "accelerate = 1",
+                "line 1, column 14: error: accelerate: say true or false",
+            ),
+            ("a = ", "line 1, column "),
+        ] {
+            let said = said(text);
+            assert!(
+                said.iter().any(|s| s.starts_with(start)),
+                "{text}: {said:?}"
+            );
+            assert_eq!(parse(text, true).policy, Policy::default());
+        }
+    }
+
+    #[test]
+    fn unknown_keys_warn_and_the_rest_counts() {
+        let text = "spin = 5\nspin_us = 7\n[[rule]]\nprograms = 'x'\n[limits]\ndmb = 4";
+        let parsed = parse(text, true);
+        assert!(parsed.is_valid());
+        assert_eq!(parsed.policy.change.spin_us, Some(7));
+        let said = said(text);
+        assert!(said[0].starts_with("line 1, column 1: warning: unknown key \"spin\""));
+        assert!(
+            said.iter()
+                .any(|s| s.starts_with("line 4, column 1: warning: unknown key"))
+        );
+        assert!(said.iter().any(|s| s.contains("changes nothing")));
+        assert!(
+            said.iter()
+                .any(|s| s.starts_with("line 6, column 1: warning"))
+        );
+    }
+
+    #[test]
+    fn a_user_has_no_limits_and_no_names() {
+        let parsed = parse(
+            "[limits]\ndmbs = 4\n[[rule]]\nuid = 'root'\nspin_us = 1",
+            false,
+        );
+        assert!(!parsed.is_valid());
+        let said: Vec<_> = parsed.findings.iter().map(Finding::to_string).collect();
+        assert!(said[0].contains("only in the system's file"), "{said:?}");
+    }
+
+    #[test]
+    fn everything_at_once() {
+        let text = r#"
+            accelerate = true
+            when = "first-byte"
+            claim_after_exchanges = 0x10
+            claim_after_bytes = "1m"
+            mode = "copy"
+            receive_buffer = 65536
+            spin_us = 0
+            connections = 100
+            [limits]
+            dmbs = 1000
+            bytes_per_user = "1g"
+            claims_per_process = 10
+            [[rule]]
+            program = ["a", "b*"]
+            port = "80-90"
+            accelerate = false
+        "#;
+        let parsed = parse(text, true);
+        assert_eq!(parsed.findings, []);
+        let change = &parsed.policy.change;
+        assert_eq!((change.eager, change.exchanges), (Some(true), Some(16)));
+        assert_eq!(change.receive_buffer, Some(65536));
+        assert_eq!(parsed.policy.limits.bytes_per_user, Some(1 << 30));
+        assert_eq!(parsed.policy.rules[0].ports, [80..=90]);
+    }
+}

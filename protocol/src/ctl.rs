@@ -1,0 +1,530 @@
+//! Messages between a shim (or the tool) and the daemon.
+//!
+//! One message is one packet of a Unix `SOCK_SEQPACKET` socket: an 8-byte [`Header`] and a body of
+//! fixed-size fields in host byte order (both ends are on one host). Descriptors travel beside the
+//! packet by `SCM_RIGHTS`; each message says which. A reader checks magic, version and length and
+//! treats anything else as a protocol error of that peer.
+
+use crate::ids::{Eid, Gid, Role};
+
+pub const MAGIC: u16 = 0x5c10;
+/// Version of everything in this module and of the shared-memory layouts it hands out.
+pub const VERSION: u16 = 2;
+/// No message is longer.
+pub const MAX_MESSAGE: usize = 1024;
+/// No message carries more descriptors.
+pub const MAX_FDS: usize = 4;
+/// UEIDs that a daemon may have (`SMC_MAX_UEID` of the kernel).
+pub const MAX_UEIDS: usize = 4;
+
+/// Where programs look for the daemon when `SMCLO_SOCKET` is not set, in this order:
+/// [`SYSTEM_SOCKET`], then `/run/user/UID/smclo/smclod.sock` when `/run/user/UID` exists, then
+/// `/tmp/.smclo-UID/smclod.sock`. `XDG_RUNTIME_DIR` is deliberately not consulted: it is often
+/// unset under sudo and systemd, and two programs of one user must find the same daemon.
+/// UID is the effective one. The per-user directories must belong to that uid with mode 0700.
+pub const SYSTEM_SOCKET: &str = "/run/smclo/smclod.sock";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DecodeError {
+    /// Shorter or longer than its header or its kind says.
+    Length,
+    Magic,
+    /// The peer speaks this other version.
+    Version(u16),
+    Kind(u16),
+    /// A field holds a value that its type does not have.
+    Field,
+}
+
+/// Fixed-size field of a message.
+pub trait Wire: Sized {
+    const SIZE: usize;
+    fn put(&self, out: &mut [u8]);
+    fn get(raw: &[u8]) -> Result<Self, DecodeError>;
+}
+
+/// The bytes from `at` on; what does not fit is not written, rather than panicking in the library.
+fn from(out: &mut [u8], at: usize) -> &mut [u8] {
+    out.get_mut(at..).unwrap_or_default()
+}
+
+macro_rules! wire_int {
+    ($($t:ty),*) => {$(
+        impl Wire for $t {
+            const SIZE: usize = size_of::<$t>();
+            fn put(&self, out: &mut [u8]) {
+                if let Some(room) = out.first_chunk_mut() {
+                    *room = self.to_ne_bytes();
+                }
+            }
+            fn get(raw: &[u8]) -> Result<Self, DecodeError> {
+                let raw = raw.get(..Self::SIZE).ok_or(DecodeError::Length)?;
+                Ok(<$t>::from_ne_bytes(raw.try_into().map_err(|_| DecodeError::Length)?))
+            }
+        }
+    )*};
+}
+wire_int!(u8, u16, u32, u64, u128);
+
+impl<T: Wire + Copy + Default, const N: usize> Wire for [T; N] {
+    const SIZE: usize = T::SIZE * N;
+    fn put(&self, out: &mut [u8]) {
+        for (i, item) in self.iter().enumerate() {
+            item.put(from(out, i * T::SIZE));
+        }
+    }
+    fn get(raw: &[u8]) -> Result<Self, DecodeError> {
+        let mut all = [T::default(); N];
+        for (i, item) in all.iter_mut().enumerate() {
+            *item = T::get(raw.get(i * T::SIZE..).ok_or(DecodeError::Length)?)?;
+        }
+        Ok(all)
+    }
+}
+
+impl Wire for Gid {
+    const SIZE: usize = 16;
+    fn put(&self, out: &mut [u8]) {
+        self.as_u128().put(out);
+    }
+    fn get(raw: &[u8]) -> Result<Self, DecodeError> {
+        u128::get(raw).map(Gid::from_uuid)
+    }
+}
+
+impl Wire for Role {
+    const SIZE: usize = 1;
+    fn put(&self, out: &mut [u8]) {
+        (*self as u8).put(out);
+    }
+    fn get(raw: &[u8]) -> Result<Self, DecodeError> {
+        match u8::get(raw)? {
+            0 => Ok(Role::Client),
+            1 => Ok(Role::Server),
+            _ => Err(DecodeError::Field),
+        }
+    }
+}
+
+/// One end of a TCP connection: IPv6 address (IPv4 as v4-mapped), port and scope in host order.
+/// A v4 connection and a v4-mapped one of a v6 socket are therefore the same connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Endpoint {
+    pub addr: [u8; 16],
+    pub port: u16,
+    pub zero: u16,
+    pub scope: u32,
+}
+
+impl Endpoint {
+    pub const fn v4(addr: [u8; 4], port: u16) -> Self {
+        let [a, b, c, d] = addr;
+        let addr = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d];
+        Endpoint {
+            addr,
+            port,
+            zero: 0,
+            scope: 0,
+        }
+    }
+
+    pub fn as_v4(&self) -> Option<[u8; 4]> {
+        let (head, v4) = self.addr.split_at(12);
+        (head == [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]).then(|| [v4[0], v4[1], v4[2], v4[3]])
+    }
+
+    pub fn to_socket_addr(&self) -> std::net::SocketAddr {
+        match self.as_v4() {
+            Some(v4) => (v4, self.port).into(),
+            None => (self.addr, self.port).into(),
+        }
+    }
+}
+
+impl Wire for Endpoint {
+    const SIZE: usize = 24;
+    fn put(&self, out: &mut [u8]) {
+        self.addr.put(out);
+        self.port.put(from(out, 16));
+        self.zero.put(from(out, 18));
+        self.scope.put(from(out, 20));
+    }
+    fn get(raw: &[u8]) -> Result<Self, DecodeError> {
+        let at = |i: usize| raw.get(i..).ok_or(DecodeError::Length);
+        Ok(Endpoint {
+            addr: Wire::get(raw)?,
+            port: Wire::get(at(16)?)?,
+            zero: Wire::get(at(18)?)?,
+            scope: Wire::get(at(20)?)?,
+        })
+    }
+}
+
+/// Where a DMB lies in its link group's arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DmbPlace {
+    pub token: u64,
+    /// Byte offset from the start of the arena; page aligned.
+    pub offset: u64,
+    /// Bytes, CDC header included: `2^(14 + code)`.
+    pub len: u32,
+    /// DMB element index in the link group, as in Accept and Confirm (one byte there).
+    pub index: u32,
+}
+
+impl Wire for DmbPlace {
+    const SIZE: usize = 24;
+    fn put(&self, out: &mut [u8]) {
+        self.token.put(out);
+        self.offset.put(from(out, 8));
+        self.len.put(from(out, 16));
+        self.index.put(from(out, 20));
+    }
+    fn get(raw: &[u8]) -> Result<Self, DecodeError> {
+        let at = |i: usize| raw.get(i..).ok_or(DecodeError::Length);
+        Ok(DmbPlace {
+            token: Wire::get(raw)?,
+            offset: Wire::get(at(8)?)?,
+            len: Wire::get(at(16)?)?,
+            index: Wire::get(at(20)?)?,
+        })
+    }
+}
+
+/// How a program accelerates its connections, as far as its environment does not say so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// 0: no connection at all.
+    pub accelerate: u8,
+    /// Non-zero: claimed at the first byte.
+    pub eager: u8,
+    /// Non-zero: payload goes through a private sndbuf.
+    pub copy: u8,
+    pub zero: u8,
+    /// A connection is claimed after so many changes between sending and receiving,
+    pub exchanges: u32,
+    /// or so many bytes.
+    pub bytes: u64,
+    /// Bytes wanted for RMBs; 0: from SO_RCVBUF, or the built-in size.
+    pub rcvbuf: u32,
+    /// Longest spin before a sleep.
+    pub spin_us: u32,
+}
+
+impl Settings {
+    /// What holds unless somebody says otherwise. An upgrade costs some hundred microseconds on both
+    /// sides together; a connection that has had so much traffic has cost more already.
+    pub const DEFAULT: Settings = Settings {
+        accelerate: 1,
+        eager: 0,
+        copy: 0,
+        zero: 0,
+        exchanges: 12,
+        bytes: 48 << 10,
+        rcvbuf: 0,
+        spin_us: 50,
+    };
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings::DEFAULT
+    }
+}
+
+impl Wire for Settings {
+    const SIZE: usize = 24;
+    fn put(&self, out: &mut [u8]) {
+        [self.accelerate, self.eager, self.copy, self.zero].put(out);
+        self.exchanges.put(&mut out[4..]);
+        self.bytes.put(&mut out[8..]);
+        self.rcvbuf.put(&mut out[16..]);
+        self.spin_us.put(&mut out[20..]);
+    }
+    fn get(raw: &[u8]) -> Result<Self, DecodeError> {
+        let at = |i: usize| raw.get(i..).ok_or(DecodeError::Length);
+        let [accelerate, eager, copy, zero] = Wire::get(raw)?;
+        Ok(Settings {
+            accelerate,
+            eager,
+            copy,
+            zero,
+            exchanges: Wire::get(at(4)?)?,
+            bytes: Wire::get(at(8)?)?,
+            rcvbuf: Wire::get(at(16)?)?,
+            spin_us: Wire::get(at(20)?)?,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    pub kind: u16,
+    pub len: u16,
+}
+
+pub const HEADER_LEN: usize = 8;
+
+/// A message that can be sent: its kind number, and its size with the header.
+pub trait Message: Wire {
+    const KIND: u16;
+
+    /// Writes header and body; gives the number of bytes.
+    fn encode(&self, out: &mut [u8; MAX_MESSAGE]) -> usize {
+        let len = HEADER_LEN + Self::SIZE;
+        MAGIC.put(&mut out[0..]);
+        VERSION.put(&mut out[2..]);
+        Self::KIND.put(&mut out[4..]);
+        (len as u16).put(&mut out[6..]);
+        self.put(&mut out[HEADER_LEN..len]);
+        len
+    }
+
+    /// Reads the body of a packet whose header says [`Message::KIND`].
+    fn decode(packet: &[u8]) -> Result<Self, DecodeError> {
+        if packet.len() != HEADER_LEN + Self::SIZE {
+            return Err(DecodeError::Length);
+        }
+        Self::get(&packet[HEADER_LEN..])
+    }
+}
+
+/// Checks the header of a packet.
+pub fn header(packet: &[u8]) -> Result<Header, DecodeError> {
+    if packet.len() < HEADER_LEN {
+        return Err(DecodeError::Length);
+    }
+    if u16::get(packet)? != MAGIC {
+        return Err(DecodeError::Magic);
+    }
+    let version = u16::get(&packet[2..])?;
+    if version != VERSION {
+        return Err(DecodeError::Version(version));
+    }
+    let header = Header {
+        kind: u16::get(&packet[4..])?,
+        len: u16::get(&packet[6..])?,
+    };
+    if usize::from(header.len) != packet.len() {
+        return Err(DecodeError::Length);
+    }
+    Ok(header)
+}
+
+macro_rules! messages {
+    ($( $(#[$doc:meta])* $name:ident = $kind:literal { $( $(#[$fdoc:meta])* $field:ident: $t:ty, )* } )*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $name { $( $(#[$fdoc])* pub $field: $t, )* }
+
+        impl Wire for $name {
+            const SIZE: usize = 0 $( + <$t as Wire>::SIZE )*;
+            #[allow(unused_assignments, unused_variables, unused_mut)]
+            fn put(&self, out: &mut [u8]) {
+                let mut at = 0;
+                $( self.$field.put(from(out, at)); at += <$t as Wire>::SIZE; )*
+            }
+            #[allow(unused_assignments, unused_variables, unused_mut)]
+            fn get(raw: &[u8]) -> Result<Self, DecodeError> {
+                let mut at = 0;
+                $(
+                    let $field = <$t as Wire>::get(raw.get(at..).ok_or(DecodeError::Length)?)?;
+                    at += <$t as Wire>::SIZE;
+                )*
+                Ok($name { $($field),* })
+            }
+        }
+
+        impl Message for $name {
+            const KIND: u16 = $kind;
+        }
+    )*};
+}
+
+messages! {
+    /// Shim → daemon, first message. Two descriptors: the statistics table
+    /// ([`crate::stats`]) and the wait page ([`crate::shm::wait`]), both memfds that the shim made
+    /// and sealed against shrinking. The daemon hands the wait page on to peers read-only.
+    Hello = 1 {
+        pid: u32,
+        /// Bits of [`hello`].
+        flags: u32,
+        /// Random number shared by a process and the children that it forked.
+        family: u128,
+        /// Name of the program, NUL padded.
+        program: [u8; 16],
+        /// What `smclo run --require` has named the run, or 0.
+        run: u64,
+    }
+    /// Daemon → shim, answer to [`Hello`]. One descriptor: the mailbox, a read-only memfd of one
+    /// page whose first word (`AtomicU32`) the daemon increments after it has sent messages.
+    Welcome = 2 {
+        gid: Gid,
+        /// Non-zero: the SEID takes part in the match.
+        seid_on: u8,
+        seid: Eid,
+        ueid_count: u8,
+        ueids: [Eid; MAX_UEIDS],
+        client: u32,
+        /// What the policy says for this program.
+        settings: Settings,
+    }
+    /// Shim → daemon: "this socket is one end of a local connection worth accelerating".
+    Claim = 3 {
+        /// The shim's own name for the connection; comes back in the answer.
+        claim: u64,
+        /// `SO_COOKIE` of the socket.
+        cookie: u64,
+        /// `SO_NETNS_COOKIE` of the socket.
+        netns: u64,
+        role: Role,
+        local: Endpoint,
+        peer: Endpoint,
+        /// Server: `SO_ORIGINAL_DST` when it is there and differs from `local`; else zeros.
+        original: Endpoint,
+        /// Bytes wanted for the own RMB.
+        rmb_size: u32,
+    }
+    /// Shim → daemon: the claim is taken back (the connection closed or must stay TCP).
+    Withdraw = 4 {
+        claim: u64,
+    }
+    /// Daemon → shim: both ends are claimed and verified. Descriptors: none when `fresh` is 0, else
+    /// three: the arena of the link group (memfd), this side's end of the link group's channel
+    /// (`SOCK_SEQPACKET` pair), and the peer's wait page (read-only memfd).
+    Paired = 5 {
+        claim: u64,
+        /// Names the pair to the daemon: [`Release`], `PeerGone`.
+        pair: u64,
+        role: Role,
+        /// 1: the first pair of this link group in this process.
+        fresh: u8,
+        /// Which of the two sides of the link group this is: 0 or 1.
+        side: u8,
+        /// Link group, named alike to both sides; the CLC link id is made from it.
+        lgr: u32,
+        arena_len: u64,
+        /// Byte offset of the pair slot in the arena ([`crate::shm::pair::PairSlot`]).
+        slot: u64,
+        own: DmbPlace,
+        peer: DmbPlace,
+        /// Name of the peer program, NUL padded, for the logs.
+        program: [u8; 16],
+    }
+    /// Daemon → shim: the claim came to nothing.
+    Refused = 6 {
+        claim: u64,
+        /// [`crate::reason`] code.
+        reason: u32,
+    }
+    /// Shim → daemon: this end is through with the pair: unregister the own DMB, detach from the
+    /// peer's. A DMB is reused only when both ends have released it.
+    Release = 7 {
+        pair: u64,
+    }
+    /// Daemon → shim: the other process is gone (`signal_event`). Only a hint; TCP is the truth.
+    PeerGone = 8 {
+        pair: u64,
+    }
+    /// Daemon → shim: EIDs changed; same meaning as in [`Welcome`].
+    Eids = 9 {
+        seid_on: u8,
+        ueid_count: u8,
+        ueids: [Eid; MAX_UEIDS],
+    }
+    /// Shim → daemon: a doorbell (one descriptor, an eventfd) of this process. With it the daemon
+    /// wakes a thread or a set that sleeps, so that it looks at its connections.
+    Bell = 10 {
+        context: u32,
+    }
+    /// Tool → daemon: a question or an order, see [`Verb`]. Answered by [`Reply`].
+    Request = 20 {
+        verb: u16,
+        /// Argument of `UeidAdd` and `UeidDel`: the EID.
+        eid: Eid,
+        arg: u64,
+    }
+    /// Tool → daemon: the pair that this DMB token belongs to goes back to TCP, both directions, and
+    /// stays there for a time ([`crate::shm::pair::PairSlot::held_until`]); 0: it may go onto the
+    /// ring again at once. Answered by [`Reply`].
+    Hold = 22 {
+        token: u64,
+        milliseconds: u64,
+    }
+    /// Daemon → tool. When `len` is not 0, one descriptor: a read-only memfd with `len` bytes of
+    /// JSON. `error` is 0 or an errno.
+    Reply = 21 {
+        error: u32,
+        len: u64,
+    }
+}
+
+/// Bits of [`Hello::flags`].
+pub mod hello {
+    /// `SMCLO_POLICY` is set: no file turns connections of this process off or on.
+    pub const OWN_POLICY: u32 = 1;
+}
+
+/// Bits of the argument of [`Verb::Ss`].
+pub mod ss {
+    /// Sockets too that are neither connected nor listening.
+    pub const INIT: u64 = 1;
+    /// Cursors and flags.
+    pub const CURSORS: u64 = 2;
+}
+
+/// What the tool can ask ([`Request::verb`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Verb {
+    Ss = 1,
+    Stats = 2,
+    StatsReset = 3,
+    UeidAdd = 4,
+    UeidDel = 5,
+    UeidList = 6,
+    SeidEnable = 7,
+    SeidDisable = 8,
+    Seid = 9,
+    Device = 10,
+    LinkGroups = 11,
+    Info = 12,
+    /// Argument: a port, or 0.
+    Trace = 13,
+    UeidFlush = 14,
+    /// Argument: the name of a run, whose programs are counted while this session lasts.
+    Watch = 20,
+    /// What the watched run has come to.
+    Run = 21,
+}
+
+impl TryFrom<u16> for Verb {
+    type Error = DecodeError;
+    fn try_from(n: u16) -> Result<Self, DecodeError> {
+        use Verb::*;
+        [
+            Ss,
+            Stats,
+            StatsReset,
+            UeidAdd,
+            UeidDel,
+            UeidList,
+            SeidEnable,
+            SeidDisable,
+            Seid,
+            Device,
+            LinkGroups,
+            Info,
+            Trace,
+            UeidFlush,
+            Watch,
+            Run,
+        ]
+        .into_iter()
+        .find(|v| *v as u16 == n)
+        .ok_or(DecodeError::Field)
+    }
+}

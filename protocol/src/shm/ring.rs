@@ -1,0 +1,222 @@
+//! The two ends of a ring: producer (send side) and consumer (the owner of the RMB).
+//!
+//! A DMB starts with what the *peer* writes into it ([`DmbHeader`]); the ring follows at
+//! [`RING_AT`]. The private state of an end ([`Producer`], [`Consumer`]) lives where only the owning
+//! family can write; what is read from the DMB is checked against it.
+//!
+//! No-copy mode writes payload straight into the peer's RMB. Copy mode writes it into a private
+//! sndbuf first and moves it from there, as `move_data` does.
+
+use super::cdc::{self, BadCursor, Cursor, Place};
+use super::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Start of a DMB: CDC message and, on the same cache line, what else the peer publishes.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct DmbHeader {
+    /// [`cdc::CDC_TYPE`] in the first byte.
+    pub kind: AtomicU64,
+    /// Producer cursor of the stream into this DMB.
+    pub producer: AtomicU64,
+    /// Consumer cursor of the opposite stream, with all flags.
+    pub consumer: AtomicU64,
+    pub reserved: AtomicU64,
+    /// Wait contexts of the peer that watch the connection: eight `u16`, context number + 1, and
+    /// [`super::wait::COLD`].
+    pub watchers: [AtomicU64; 2],
+    /// CPU + 1 on which the peer waited last, 0 if it did not yet.
+    pub cpu: AtomicU32,
+    /// The number under which the peer wants hints for the connection ([`super::wait::Hints`]).
+    pub hint: AtomicU32,
+}
+
+const _: () = assert!(size_of::<DmbHeader>() == 64 || cfg!(loom));
+
+/// Offset of the ring in a DMB: header and one more line between what the peer polls and payload.
+pub const RING_AT: u32 = 128;
+
+/// Bytes of the ring in a DMB of `dmb` bytes.
+pub const fn ring_size(dmb: u32) -> u32 {
+    dmb - RING_AT
+}
+
+/// Where a message of some length lies in the ring: one chunk, or two around the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Offset in the ring.
+    pub at: u32,
+    /// Bytes up to the end of the ring.
+    pub first: u32,
+    /// Bytes at the start of the ring.
+    pub second: u32,
+}
+
+const fn span(cursor: Cursor, n: u32, size: u32) -> Span {
+    let to_end = size - cursor.count;
+    let first = if n < to_end { n } else { to_end };
+    Span {
+        at: cursor.count,
+        first,
+        second: n - first,
+    }
+}
+
+/// Private state of the sending end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Producer {
+    pub size: u32,
+    /// Published position.
+    pub produced: Place,
+    /// Consumer position of the peer, as checked last.
+    pub consumed: Place,
+}
+
+impl Producer {
+    pub const fn free(&self) -> u32 {
+        self.size - (self.produced.position - self.consumed.position) as u32
+    }
+
+    /// Takes the peer's consumer cursor into account. Gives the peer's flags.
+    pub fn refresh(&mut self, own: &DmbHeader) -> Result<u16, BadCursor> {
+        // SYNC: ring-space. The consumer stores its cursor with Release after it has copied.
+        let (cursor, flags) = Cursor::from_word(own.consumer.load(Ordering::Acquire));
+        if cursor != self.consumed.cursor {
+            self.consumed = self
+                .consumed
+                .follow(cursor, self.size, self.produced.position)?;
+        }
+        Ok(flags)
+    }
+
+    /// Where the next `n` bytes go; the caller has checked [`Producer::free`].
+    pub const fn span(&self, n: u32) -> Span {
+        span(self.produced.cursor, n, self.size)
+    }
+
+    /// The state after `n` more bytes.
+    pub const fn after(&self, n: u32) -> Place {
+        self.produced.advance(n, self.size)
+    }
+
+    /// Publishes a new position in the peer's DMB.
+    pub fn publish(&mut self, peer: &DmbHeader, place: Place) {
+        self.produced = place;
+        // SYNC: ring-data. Pairs with the load in `Consumer::refresh`.
+        peer.producer.store(place.cursor.word(0), Ordering::Release);
+    }
+}
+
+/// Private state of the receiving end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Consumer {
+    pub size: u32,
+    /// Producer position of the peer, as checked last.
+    pub produced: Place,
+    pub consumed: Place,
+    /// Consumer position published last.
+    pub confirmed: u64,
+}
+
+impl Consumer {
+    pub const fn available(&self) -> u32 {
+        (self.produced.position - self.consumed.position) as u32
+    }
+
+    /// Takes the peer's producer cursor into account.
+    pub fn refresh(&mut self, own: &DmbHeader) -> Result<(), BadCursor> {
+        // SYNC: ring-data. Pairs with the store in `Producer::publish`.
+        let (cursor, _) = Cursor::from_word(own.producer.load(Ordering::Acquire));
+        if cursor != self.produced.cursor {
+            let limit = self.consumed.position + u64::from(self.size);
+            self.produced = self.produced.follow(cursor, self.size, limit)?;
+        }
+        Ok(())
+    }
+
+    /// Where the next `n` bytes are; the caller has checked [`Consumer::available`].
+    pub const fn span(&self, n: u32) -> Span {
+        span(self.consumed.cursor, n, self.size)
+    }
+
+    pub const fn after(&self, n: u32) -> Place {
+        self.consumed.advance(n, self.size)
+    }
+
+    /// Whether so much was taken since the last update that one may be owed: then the peer's cursor and
+    /// flags have to be looked at, otherwise what is known of them will do.
+    pub const fn may_owe_update(&self) -> bool {
+        self.consumed.position - self.confirmed > cdc::update_limit(self.size)
+    }
+
+    /// Whether the consumer cursor has to be published now.
+    pub fn owes_update(&self, peer_flags: u16) -> bool {
+        cdc::owes_update(
+            self.size,
+            self.confirmed,
+            self.consumed.position,
+            self.produced.position,
+            peer_flags,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_wrap() {
+        let mut p = Producer {
+            size: 100,
+            ..Default::default()
+        };
+        p.produced = Place::at(290, 100);
+        p.consumed = Place::at(250, 100);
+        assert_eq!(p.free(), 60);
+        assert_eq!(
+            p.span(10),
+            Span {
+                at: 90,
+                first: 10,
+                second: 0
+            }
+        );
+        assert_eq!(
+            p.span(11),
+            Span {
+                at: 90,
+                first: 10,
+                second: 1
+            }
+        );
+        assert_eq!(p.after(10), Place::at(300, 100));
+    }
+
+    #[test]
+    fn producer_and_consumer_follow_each_other() {
+        let (to_rx, to_tx) = (DmbHeader::default(), DmbHeader::default());
+        let mut p = Producer {
+            size: 64,
+            ..Default::default()
+        };
+        let mut c = Consumer {
+            size: 64,
+            ..Default::default()
+        };
+        let mut total = 0u64;
+        for n in (1..60).chain(1..60) {
+            p.refresh(&to_tx).unwrap();
+            assert_eq!(p.free(), 64);
+            let place = p.after(n);
+            p.publish(&to_rx, place);
+            c.refresh(&to_rx).unwrap();
+            assert_eq!(c.available(), n);
+            c.consumed = c.after(n);
+            to_tx
+                .consumer
+                .store(c.consumed.cursor.word(0), Ordering::Release);
+            total += u64::from(n);
+            assert_eq!(c.consumed, Place::at(total, 64));
+        }
+    }
+}

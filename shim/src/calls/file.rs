@@ -1,0 +1,232 @@
+//! Calls that move data between two descriptors inside the kernel.
+
+use crate::calls::transfer;
+use crate::calls::way::{self, Way};
+use crate::conn::Sock;
+use crate::conn::rx::{Sink, available};
+use crate::conn::tx::Source;
+use crate::fds::Entry;
+use crate::{errno, os, real};
+use libc::{c_int, c_uint, iovec, off_t, size_t, ssize_t};
+
+/// The kernel moves at most this many bytes in a call.
+const MAX: size_t = 0x7fff_f000;
+
+/// sendfile: e_out, e_in = the table's word for the descriptor.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn sendfile(
+    e_out: Entry,
+    e_in: Entry,
+    output: c_int,
+    input: c_int,
+    offset: *mut off_t,
+    count: size_t,
+) -> ssize_t {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::sendfile(output, input, offset, count) };
+    match (way::of(e_out, output), way::of(e_in, input)) {
+        (Way::Ours, _) | (_, Way::Ours) => errno::fail(libc::EBADF),
+        (Way::Settled(sock), _) => {
+            let n = kernel();
+            way::settled_sent(sock, n);
+            n
+        }
+        (Way::Plain(sock), _) if way::enter(sock) => {
+            let n = kernel();
+            way::sent(sock, n, 0);
+            n
+        }
+        (Way::Plain(sock) | Way::Careful(sock), _) if os::is_regular(input) => {
+            // SAFETY: null or the program's.
+            unsafe { send_file(sock, input, offset, count) }
+        }
+        (Way::Plain(sock) | Way::Careful(sock), _) => {
+            crate::conn::revert::leave(sock, protocol::reason::SOCKOPT);
+            kernel()
+        }
+        _ => kernel(),
+    }
+}
+
+/// # Safety
+/// `offset` is null or the program's.
+unsafe fn send_file(sock: Sock, file: c_int, offset: *mut off_t, count: size_t) -> ssize_t {
+    // SAFETY: the caller's promise.
+    let given = unsafe { offset.as_mut() };
+    let start = match &given {
+        Some(at) => **at,
+        None => match os::seek(file, 0, libc::SEEK_CUR) {
+            Ok(at) => at as off_t,
+            Err(e) => return errno::fail(e),
+        },
+    };
+    if start < 0 {
+        return errno::fail(libc::EINVAL);
+    }
+    let readable = os::fcntl(file, libc::F_GETFL, 0)
+        .is_ok_and(|flags| flags as c_int & libc::O_ACCMODE != libc::O_WRONLY);
+    if !readable {
+        return errno::fail(libc::EBADF);
+    }
+    let size = os::file_size(file).unwrap_or(0);
+    let count = count
+        .min(MAX)
+        .min(size.saturating_sub(start as u64) as usize);
+    if count == 0 {
+        return 0;
+    }
+    let n = transfer::send(sock, count, 0, |done| {
+        Source::File(file, start + done as off_t, count - done)
+    });
+    if n > 0 {
+        let end = start + n as off_t;
+        match given {
+            Some(at) => *at = end,
+            None => {
+                let _ = os::seek(file, end, libc::SEEK_SET);
+            }
+        }
+    }
+    n
+}
+
+/// splice: e_in, e_out = the table's word for the descriptor.
+///
+/// # Safety
+/// As for the C function.
+#[expect(clippy::too_many_arguments, reason = "splice has six, and two entries")]
+pub unsafe fn splice(
+    e_in: Entry,
+    e_out: Entry,
+    input: c_int,
+    off_in: *mut off_t,
+    output: c_int,
+    off_out: *mut off_t,
+    len: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::splice(input, off_in, output, off_out, len, flags) };
+    match (way::of(e_in, input), way::of(e_out, output)) {
+        (Way::Ours, _) | (_, Way::Ours) => errno::fail(libc::EBADF),
+        (Way::Settled(sock), _) => {
+            let n = kernel();
+            way::settled_received(sock, n, 0);
+            n
+        }
+        (_, Way::Settled(sock)) => {
+            let n = kernel();
+            way::settled_sent(sock, n);
+            n
+        }
+        (Way::Plain(sock), _) if way::enter(sock) => {
+            let n = kernel();
+            way::received(sock, n, 0);
+            n
+        }
+        (_, Way::Plain(sock)) if way::enter(sock) => {
+            let n = kernel();
+            way::sent(sock, n, 0);
+            n
+        }
+        // Arguments that the kernel refuses anyway.
+        _ if !off_in.is_null() || !off_out.is_null() || len == 0 => kernel(),
+        (Way::Plain(sock) | Way::Careful(sock), _) => splice_out(sock, output, len, flags, kernel),
+        (_, Way::Plain(sock) | Way::Careful(sock)) => splice_in(sock, input, len, flags, kernel),
+        _ => kernel(),
+    }
+}
+
+fn is_pipe(fd: c_int) -> bool {
+    os::fcntl(fd, libc::F_GETPIPE_SZ, 0).is_ok()
+}
+
+/// From a connection into a pipe.
+fn splice_out(
+    sock: Sock,
+    pipe: c_int,
+    len: size_t,
+    flags: c_uint,
+    kernel: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    if !is_pipe(pipe) {
+        return kernel();
+    }
+    // SPLICE_F_NONBLOCK is about the pipe; whether the socket waits is for its O_NONBLOCK to say.
+    let wait = flags & libc::SPLICE_F_NONBLOCK == 0;
+    loop {
+        let size = os::fcntl(pipe, libc::F_GETPIPE_SZ, 0).unwrap_or(0);
+        let used = os::ioctl_int(pipe, libc::FIONREAD).unwrap_or(0) as usize;
+        // A pipe counts pages: with less than one free it may have no room at all.
+        let room = size.saturating_sub(used.next_multiple_of(4096));
+        if room >= 4096 || (room > 0 && available(&sock) as usize <= room) {
+            let n = len.min(room);
+            return transfer::receive(sock, n, 0, |_| Sink::Descriptor(pipe, n));
+        }
+        if !wait {
+            return errno::fail(libc::EAGAIN);
+        }
+        match os::poll_one(pipe, libc::POLLOUT, -1) {
+            Err(e) => return errno::fail(e),
+            Ok(revents) if revents & libc::POLLERR != 0 => return kernel(),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// From a pipe to a connection.
+fn splice_in(
+    sock: Sock,
+    pipe: c_int,
+    len: size_t,
+    flags: c_uint,
+    kernel: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    if !is_pipe(pipe) {
+        return kernel();
+    }
+    let nonblock = flags & libc::SPLICE_F_NONBLOCK != 0
+        || os::fcntl(pipe, libc::F_GETFL, 0)
+            .is_ok_and(|flags| flags as c_int & libc::O_NONBLOCK != 0);
+    match os::poll_one(pipe, libc::POLLIN, if nonblock { 0 } else { -1 }) {
+        Err(e) => return errno::fail(e),
+        Ok(0) => return errno::fail(libc::EAGAIN),
+        Ok(_) => {}
+    }
+    let held = os::ioctl_int(pipe, libc::FIONREAD).unwrap_or(0) as usize;
+    if held == 0 {
+        return 0;
+    }
+    let n = len.min(held);
+    transfer::send(sock, n, 0, |done| Source::Pipe(pipe, n - done))
+}
+
+/// tee: e_in, e_out = the table's word for the descriptor.
+pub fn tee(
+    _e_in: Entry,
+    _e_out: Entry,
+    input: c_int,
+    output: c_int,
+    len: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    // SAFETY: the caller's own arguments.
+    unsafe { real::tee(input, output, len, flags) }
+}
+
+/// vmsplice: e = the table's word for the descriptor.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn vmsplice(
+    _e: Entry,
+    fd: c_int,
+    iov: *const iovec,
+    count: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    // SAFETY: the caller's own arguments.
+    unsafe { real::vmsplice(fd, iov, count, flags) }
+}

@@ -1,0 +1,397 @@
+//! The data calls: read, write, recv, send and their vector forms.
+
+use crate::calls::transfer;
+use crate::calls::way::{self, Way};
+use crate::conn::rx::Sink;
+use crate::conn::tx::Source;
+use crate::conn::{Sock, phase};
+use crate::fds::Entry;
+use crate::iov::{FAULT_LATER, Iov};
+use crate::{errno, real};
+use libc::{c_int, c_void, iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
+
+/// The list outlives the call that made it; the transfer ends before the call does.
+fn forever(iov: &Iov) -> &'static Iov {
+    // SAFETY: used only for the duration of `transfer::{receive, send}`, which keep nothing.
+    unsafe { &*std::ptr::from_ref(iov) }
+}
+
+pub(super) fn careful_receive(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -> ssize_t {
+    // By reference: to move the list out right after it was written stalls.
+    match &iov {
+        Ok(iov) => {
+            let list = forever(iov);
+            transfer::receive(sock, iov.len, flags, |done| Sink::Buffers(list, done))
+        }
+        &Err(FAULT_LATER) => {
+            let mut byte = 0u8;
+            let iov = Iov::unchecked((&raw mut byte).cast(), 1);
+            let list = forever(&iov);
+            let flags = flags & !libc::MSG_WAITALL | libc::MSG_PEEK;
+            match transfer::receive(sock, 1, flags, |_| Sink::Buffers(list, 0)) {
+                1.. => errno::fail(libc::EFAULT),
+                n => n,
+            }
+        }
+        &Err(e) => errno::fail(e),
+    }
+}
+
+/// As [`careful_receive`] for read and its forms, which do nothing at all when no bytes are wanted.
+fn careful_read(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -> ssize_t {
+    match iov {
+        Ok(iov) if iov.len == 0 => 0,
+        iov => careful_receive(sock, iov, flags),
+    }
+}
+
+pub(super) fn careful_send(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -> ssize_t {
+    match &iov {
+        Ok(iov) => {
+            let list = forever(iov);
+            transfer::send(sock, iov.len, flags, |done| Source::Buffers(list, done))
+        }
+        &Err(FAULT_LATER) => {
+            // An end of the stream comes first.
+            let iov = Iov::unchecked(std::ptr::null(), 0);
+            let list = forever(&iov);
+            match transfer::send(sock, 0, flags, |_| Source::Buffers(list, 0)) {
+                0 => errno::fail(libc::EFAULT),
+                n => n,
+            }
+        }
+        &Err(e) => errno::fail(e),
+    }
+}
+
+/// As [`careful_send`] for vectors, which do nothing at all when they hold no bytes.
+fn careful_writev(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -> ssize_t {
+    match iov {
+        Ok(iov) if iov.len == 0 => 0,
+        iov => careful_send(sock, iov, flags),
+    }
+}
+
+/// Runs a receive on its way: `kernel` as the program called it, or the careful one.
+#[inline]
+pub(super) fn receive(
+    entry: Entry,
+    fd: c_int,
+    flags: c_int,
+    kernel: impl FnOnce() -> ssize_t,
+    careful: impl FnOnce(Sock) -> ssize_t,
+) -> ssize_t {
+    match way::of(entry, fd) {
+        Way::Kernel => kernel(),
+        Way::Ours => errno::fail(libc::EBADF),
+        Way::Settled(sock) => {
+            let n = kernel();
+            way::settled_received(sock, n, flags);
+            n
+        }
+        Way::Plain(sock) if way::enter(sock) => {
+            let n = kernel();
+            way::received(sock, n, flags);
+            n
+        }
+        Way::Plain(sock) | Way::Careful(sock) => {
+            if flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) != 0 {
+                return kernel();
+            }
+            careful(sock)
+        }
+    }
+}
+
+#[inline]
+pub(super) fn send_way(
+    entry: Entry,
+    fd: c_int,
+    flags: c_int,
+    kernel: impl FnOnce() -> ssize_t,
+    careful: impl FnOnce(Sock) -> ssize_t,
+) -> ssize_t {
+    match way::of(entry, fd) {
+        Way::Kernel => kernel(),
+        Way::Ours => errno::fail(libc::EBADF),
+        Way::Settled(sock) => {
+            let n = kernel();
+            way::settled_sent(sock, n);
+            n
+        }
+        Way::Plain(sock) if way::enter(sock) => {
+            let n = kernel();
+            way::sent(sock, n, flags);
+            n
+        }
+        Way::Plain(sock) | Way::Careful(sock) => {
+            if flags & !USUAL != 0 && transfer::kernel_only(sock, flags) {
+                return kernel();
+            }
+            careful(sock)
+        }
+    }
+}
+
+/// A send of more than this on a plain connection goes in pieces: in one kernel call, the
+/// connection could not be upgraded before its end.
+const LONG: size_t = 256 << 10;
+
+/// Sends in pieces, when the send is long and the connection may still be upgraded.
+#[inline]
+fn long_send(
+    e: Entry,
+    fd: c_int,
+    buf: *const c_void,
+    len: size_t,
+    flags: c_int,
+) -> Option<ssize_t> {
+    if len <= LONG || flags & !USUAL != 0 {
+        return None;
+    }
+    match way::of(e, fd) {
+        Way::Plain(sock) if sock.phase() == phase::PLAIN => {
+            Some(careful_send(sock, Iov::single(buf, len), flags))
+        }
+        _ => None,
+    }
+}
+
+/// Flags that need no second look.
+const USUAL: c_int = libc::MSG_PEEK
+    | libc::MSG_WAITALL
+    | libc::MSG_DONTWAIT
+    | libc::MSG_NOSIGNAL
+    | libc::MSG_MORE
+    | libc::MSG_TRUNC;
+
+/// read.
+///
+/// # Safety
+/// As for the C function; likewise below.
+pub unsafe fn read(e: Entry, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
+    receive(
+        e,
+        fd,
+        0,
+        // SAFETY: the caller's own arguments.
+        || unsafe { real::read(fd, buf, len) },
+        |sock| careful_read(sock, Iov::single(buf, len), 0),
+    )
+}
+
+/// readv.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn readv(e: Entry, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    receive(
+        e,
+        fd,
+        0,
+        // SAFETY: the caller's own arguments.
+        || unsafe { real::readv(fd, iov, count) },
+        // SAFETY: likewise.
+        |sock| careful_read(sock, unsafe { vector(iov, count) }, 0),
+    )
+}
+
+/// A vector of readv and writev: too many pieces are EINVAL, not EMSGSIZE.
+///
+/// # Safety
+/// `iov` points to `count` iovecs.
+unsafe fn vector(iov: *const iovec, count: c_int) -> Result<Iov, i32> {
+    let count = usize::try_from(count).map_err(|_| libc::EINVAL)?;
+    // SAFETY: the caller's promise.
+    unsafe { Iov::many(iov, count) }.map_err(|e| if e == libc::EMSGSIZE { libc::EINVAL } else { e })
+}
+
+/// write.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn write(e: Entry, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+    if let Some(n) = long_send(e, fd, buf, len, 0) {
+        return n;
+    }
+    send_way(
+        e,
+        fd,
+        0,
+        // SAFETY: the caller's own arguments.
+        || unsafe { real::write(fd, buf, len) },
+        |sock| careful_send(sock, Iov::single(buf, len), 0),
+    )
+}
+
+/// writev.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn writev(e: Entry, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+    send_way(
+        e,
+        fd,
+        0,
+        // SAFETY: the caller's own arguments.
+        || unsafe { real::writev(fd, iov, count) },
+        // SAFETY: likewise.
+        |sock| careful_writev(sock, unsafe { vector(iov, count) }, 0),
+    )
+}
+
+/// `RWF_NOWAIT`, the one flag of preadv2 that a socket understands beside none.
+const RWF_NOWAIT: c_int = 8;
+
+/// preadv2: on a socket the same as readv when the offset is -1; the kernel refuses the rest.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn preadv2(
+    e: Entry,
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::preadv2(fd, iov, count, offset, flags) };
+    if offset != -1 || flags & !RWF_NOWAIT != 0 {
+        return kernel();
+    }
+    let wait = if flags & RWF_NOWAIT != 0 {
+        libc::MSG_DONTWAIT
+    } else {
+        0
+    };
+    receive(e, fd, wait, kernel, |sock| {
+        // SAFETY: likewise.
+        careful_read(sock, unsafe { vector(iov, count) }, wait)
+    })
+}
+
+/// pwritev2: as preadv2.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn pwritev2(
+    e: Entry,
+    fd: c_int,
+    iov: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::pwritev2(fd, iov, count, offset, flags) };
+    if offset != -1 || flags & !RWF_NOWAIT != 0 {
+        return kernel();
+    }
+    let wait = if flags & RWF_NOWAIT != 0 {
+        libc::MSG_DONTWAIT
+    } else {
+        0
+    };
+    send_way(e, fd, wait, kernel, |sock| {
+        // SAFETY: likewise.
+        careful_writev(sock, unsafe { vector(iov, count) }, wait)
+    })
+}
+
+/// recv.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn recv(e: Entry, fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+    receive(
+        e,
+        fd,
+        flags,
+        // SAFETY: the caller's own arguments.
+        || unsafe { real::recv(fd, buf, len, flags) },
+        |sock| careful_receive(sock, buffer(buf, len, flags), flags),
+    )
+}
+
+/// A receive buffer; with MSG_TRUNC nothing is written to it, and it may be any address.
+fn buffer(buf: *const c_void, len: size_t, flags: c_int) -> Result<Iov, i32> {
+    if flags & libc::MSG_TRUNC != 0 {
+        return Ok(Iov::unchecked(buf, len));
+    }
+    Iov::single(buf, len)
+}
+
+/// recvfrom: a stream has no sender's address.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn recvfrom(
+    e: Entry,
+    fd: c_int,
+    buf: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    addr: *mut sockaddr,
+    addr_len: *mut socklen_t,
+) -> ssize_t {
+    receive(
+        e,
+        fd,
+        flags,
+        // SAFETY: the caller's own arguments.
+        || unsafe { real::recvfrom(fd, buf, len, flags, addr, addr_len) },
+        |sock| {
+            let n = careful_receive(sock, buffer(buf, len, flags), flags);
+            if n >= 0 && !addr.is_null() && !addr_len.is_null() {
+                // SAFETY: the program's own variable.
+                unsafe { *addr_len = 0 };
+            }
+            n
+        },
+    )
+}
+
+/// send.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn send(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+    if let Some(n) = long_send(e, fd, buf, len, flags) {
+        return n;
+    }
+    send_way(
+        e,
+        fd,
+        flags,
+        // SAFETY: the caller's own arguments.
+        || unsafe { real::send(fd, buf, len, flags) },
+        |sock| careful_send(sock, Iov::single(buf, len), flags),
+    )
+}
+
+/// sendto: on a connected stream the address means nothing.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn sendto(
+    e: Entry,
+    fd: c_int,
+    buf: *const c_void,
+    len: size_t,
+    flags: c_int,
+    addr: *const sockaddr,
+    addr_len: socklen_t,
+) -> ssize_t {
+    if let Some(n) = long_send(e, fd, buf, len, flags) {
+        return n;
+    }
+    send_way(
+        e,
+        fd,
+        flags,
+        // SAFETY: the caller's own arguments.
+        || unsafe { real::sendto(fd, buf, len, flags, addr, addr_len) },
+        |sock| careful_send(sock, Iov::single(buf, len), flags),
+    )
+}

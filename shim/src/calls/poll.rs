@@ -1,0 +1,371 @@
+//! poll and select, called for every call of the program.
+
+use crate::calls::way;
+use crate::conn::phase;
+use crate::fds;
+use crate::pollset;
+use crate::{errno, os, real};
+use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
+
+const NOTHING: pollfd = pollfd {
+    fd: -1,
+    events: 0,
+    revents: 0,
+};
+
+/// # Safety
+/// `fds` points to `count` entries of the program's, `mask` is null or a signal set.
+unsafe fn polling(
+    fds: *mut pollfd,
+    count: nfds_t,
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    kernel: impl FnOnce() -> c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    if !unsafe { any_polled(fds, count) } {
+        return kernel();
+    }
+    // SAFETY: likewise.
+    let list = unsafe { std::slice::from_raw_parts_mut(fds, count as usize) };
+    if !pollset::prepare(list) && (timeout == Some(0) || enter(list)) {
+        let n = kernel();
+        if timeout != Some(0) {
+            leave(list.len(), list);
+        }
+        return n;
+    }
+    let mask = (!mask.is_null()).then_some(mask);
+    let result = if list.len() < pollset::SHORT {
+        let mut scratch = [NOTHING; pollset::SHORT];
+        pollset::poll(list, &mut scratch, timeout, mask)
+    } else {
+        let bytes = (list.len() + 1) * size_of::<pollfd>();
+        match os::map_anonymous(bytes) {
+            Ok(at) => {
+                // SAFETY: a fresh mapping of that size, unmapped below.
+                let scratch =
+                    unsafe { std::slice::from_raw_parts_mut(at.cast::<pollfd>(), list.len() + 1) };
+                let result = pollset::poll(list, scratch, timeout, mask);
+                os::munmap(at, bytes);
+                result
+            }
+            Err(e) => Err(e),
+        }
+    };
+    match result {
+        Ok(n) => n as c_int,
+        Err(e) => errno::fail(e),
+    }
+}
+
+/// Notes for each plain connection of the list that a thread waits for it in the kernel. False: one
+/// of them has become careful.
+fn enter(list: &[pollfd]) -> bool {
+    for (i, one) in list.iter().enumerate() {
+        if let Some(sock) = fds::sock(one.fd)
+            && sock.phase() == phase::PLAIN
+            && !way::enter(sock)
+        {
+            leave(i, list);
+            return false;
+        }
+    }
+    true
+}
+
+fn leave(count: usize, list: &[pollfd]) {
+    for one in list.iter().take(count) {
+        if let Some(sock) = fds::sock(one.fd) {
+            way::leave_if_entered(sock);
+        }
+    }
+}
+
+/// poll: every call comes here.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::poll(fds, count, timeout) };
+    let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
+    // SAFETY: likewise.
+    unsafe { polling(fds, count, limit, std::ptr::null(), kernel) }
+}
+
+/// A timespec as nanoseconds: `None` for null, an error for one that the kernel refuses.
+///
+/// # Safety
+/// `time` is null or the program's.
+unsafe fn nanoseconds(time: *const timespec) -> Result<Option<u64>, ()> {
+    // SAFETY: the caller's promise.
+    match unsafe { time.as_ref() } {
+        None => Ok(None),
+        Some(t) if t.tv_sec >= 0 && (0..1_000_000_000).contains(&t.tv_nsec) => {
+            let seconds = (t.tv_sec as u64).saturating_mul(1_000_000_000);
+            Ok(Some(seconds.saturating_add(t.tv_nsec as u64)))
+        }
+        Some(_) => Err(()),
+    }
+}
+
+/// ppoll: every call comes here.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn ppoll(
+    fds: *mut pollfd,
+    count: nfds_t,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::ppoll(fds, count, timeout, mask) };
+    // SAFETY: likewise.
+    let Ok(limit) = (unsafe { nanoseconds(timeout) }) else {
+        return kernel();
+    };
+    // SAFETY: likewise.
+    unsafe { polling(fds, count, limit, mask, kernel) }
+}
+
+/// poll's events for a descriptor in the read, write or except set, and the answers that put it
+/// there (fs/select.c).
+const ASKED: [i16; 3] = [libc::POLLIN, libc::POLLOUT, libc::POLLPRI];
+const ANSWERS: [i16; 3] = [
+    libc::POLLIN | libc::POLLRDNORM | libc::POLLRDBAND | libc::POLLHUP | libc::POLLERR,
+    libc::POLLOUT | libc::POLLWRNORM | libc::POLLWRBAND | libc::POLLERR,
+    libc::POLLPRI,
+];
+
+fn word(set: *mut fd_set, fd: usize) -> *mut u64 {
+    set.cast::<u64>().wrapping_add(fd / 64)
+}
+
+/// # Safety
+/// The sets are null or hold `count` bits.
+unsafe fn selecting(
+    count: c_int,
+    sets: [*mut fd_set; 3],
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    kernel: impl FnOnce() -> c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    if !unsafe { any_selected(count, sets.map(<*mut fd_set>::cast_const)) } {
+        return kernel();
+    }
+    let has = |set: *mut fd_set, fd: usize| {
+        // SAFETY: `fd` below stays under `count`, which the sets hold.
+        !set.is_null() && unsafe { *word(set, fd) } >> (fd % 64) & 1 != 0
+    };
+    let events = |fd: usize| {
+        let asked = sets.iter().zip(ASKED);
+        asked.fold(
+            0,
+            |all, (set, one)| if has(*set, fd) { all | one } else { all },
+        )
+    };
+    let asked = (0..usize::try_from(count).unwrap_or(0))
+        .map(|fd| pollfd {
+            fd: fd as c_int,
+            events: events(fd),
+            revents: 0,
+        })
+        .filter(|one| one.events != 0);
+    let mut room = [NOTHING; pollset::SHORT];
+    let used = asked.clone().count();
+    if used <= room.len() {
+        room.iter_mut().zip(asked).for_each(|(to, one)| *to = one);
+        let list = room.get_mut(..used).unwrap_or(&mut []);
+        // SAFETY: the caller's promise.
+        return unsafe { selecting_from(list, sets, timeout, mask, kernel) };
+    }
+    let bytes = used * size_of::<pollfd>();
+    let Ok(at) = os::map_anonymous(bytes) else {
+        return errno::fail(libc::ENOMEM);
+    };
+    // SAFETY: a fresh mapping of that size, unmapped below.
+    let list = unsafe { std::slice::from_raw_parts_mut(at.cast::<pollfd>(), used) };
+    list.iter_mut().zip(asked).for_each(|(to, one)| *to = one);
+    // SAFETY: the caller's promise.
+    let result = unsafe { selecting_from(list, sets, timeout, mask, kernel) };
+    os::munmap(at, bytes);
+    result
+}
+
+/// # Safety
+/// Each set is null or holds the descriptors of `list`.
+unsafe fn selecting_from(
+    list: &mut [pollfd],
+    sets: [*mut fd_set; 3],
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+    kernel: impl FnOnce() -> c_int,
+) -> c_int {
+    if !pollset::prepare(list) && (timeout == Some(0) || enter(list)) {
+        let n = kernel();
+        if timeout != Some(0) {
+            leave(list.len(), list);
+        }
+        n
+    } else {
+        // SAFETY: as for the sets.
+        unsafe { select_careful(list, sets, timeout, mask) }
+    }
+}
+
+/// # Safety
+/// Each set is null or holds the descriptors of `list`.
+unsafe fn select_careful(
+    list: &mut [pollfd],
+    sets: [*mut fd_set; 3],
+    timeout: Option<u64>,
+    mask: *const sigset_t,
+) -> c_int {
+    let at = list.as_mut_ptr();
+    let failing = || errno::fail(libc::EINVAL);
+    // SAFETY: the list itself.
+    let n = unsafe { polling(at, list.len() as nfds_t, timeout, mask, failing) };
+    if n < 0 {
+        return n;
+    }
+    if list.iter().any(|one| one.revents & libc::POLLNVAL != 0) {
+        return errno::fail(libc::EBADF);
+    }
+    let mut found = 0;
+    for one in list.iter() {
+        let fd = one.fd as usize;
+        for ((set, asked), answers) in sets.iter().zip(ASKED).zip(ANSWERS) {
+            if one.events & asked == 0 || set.is_null() {
+                continue;
+            }
+            let bit = 1u64 << (fd % 64);
+            // SAFETY: the caller's promise.
+            let word = unsafe { &mut *word(*set, fd) };
+            if one.revents & answers != 0 {
+                *word |= bit;
+                found += 1;
+            } else {
+                *word &= !bit;
+            }
+        }
+    }
+    found
+}
+
+/// select: every call comes here. Linux leaves the time that was left in `timeout`.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn select(
+    count: c_int,
+    read: *mut fd_set,
+    write: *mut fd_set,
+    except: *mut fd_set,
+    timeout: *mut timeval,
+) -> c_int {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::select(count, read, write, except, timeout) };
+    // SAFETY: null or the program's.
+    let limit = match unsafe { timeout.as_ref() } {
+        None => None,
+        Some(t) if t.tv_sec >= 0 && t.tv_usec >= 0 => {
+            let seconds = (t.tv_sec as u64).saturating_mul(1_000_000_000);
+            Some(seconds.saturating_add((t.tv_usec as u64).saturating_mul(1000)))
+        }
+        Some(_) => return kernel(),
+    };
+    let began = crate::clock::now();
+    let mut in_kernel = false;
+    // SAFETY: the caller's own arguments.
+    let n = unsafe {
+        selecting(
+            count,
+            [read, write, except],
+            limit,
+            std::ptr::null(),
+            || {
+                in_kernel = true;
+                kernel()
+            },
+        )
+    };
+    // SAFETY: null or the program's.
+    if let (false, Some(limit), Some(t)) = (in_kernel, limit, unsafe { timeout.as_mut() }) {
+        let left = limit.saturating_sub(crate::clock::now() - began);
+        t.tv_sec = (left / 1_000_000_000) as i64;
+        t.tv_usec = (left % 1_000_000_000 / 1000) as i64;
+    }
+    n
+}
+
+/// pselect: every call comes here.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn pselect(
+    count: c_int,
+    read: *mut fd_set,
+    write: *mut fd_set,
+    except: *mut fd_set,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+) -> c_int {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::pselect(count, read, write, except, timeout, mask) };
+    // SAFETY: likewise.
+    let Ok(limit) = (unsafe { nanoseconds(timeout) }) else {
+        return kernel();
+    };
+    // SAFETY: likewise.
+    unsafe { selecting(count, [read, write, except], limit, mask, kernel) }
+}
+
+/// Whether any of `count` polled descriptors has an entry.
+///
+/// # Safety
+/// `fds` must be null or point at `count` entries.
+pub unsafe fn any_polled(fds: *const pollfd, count: nfds_t) -> bool {
+    if count > MOST
+        || count > FEW && count as usize > os::descriptor_limit()
+        || crate::iov::wild(fds.cast(), count as usize * size_of::<pollfd>())
+    {
+        return false;
+    }
+    // SAFETY: the caller's array; the kernel would read all of it too.
+    (0..count as usize).any(|at| unsafe { crate::fds::get((*fds.add(at)).fd) } != 0)
+}
+
+/// Whether any descriptor below `count` in any of the sets has an entry.
+///
+/// # Safety
+/// Each set must be null or hold `count` bits, rounded up to a whole word.
+pub unsafe fn any_selected(count: c_int, sets: [*const fd_set; 3]) -> bool {
+    let words = usize::try_from(count)
+        .unwrap_or(0)
+        .div_ceil(64)
+        .min(MOST as usize / 64);
+    sets.into_iter().filter(|set| !set.is_null()).any(|set| {
+        (0..words).any(|word| {
+            // SAFETY: the caller's set; the kernel would read all of it too.
+            let mut bits = unsafe { *set.cast::<u64>().add(word) };
+            let mut found = false;
+            while bits != 0 && !found {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
+                let fd = (word * 64 + bits.trailing_zeros() as usize) as c_int;
+                found = fd < count && crate::fds::get(fd) != 0;
+                bits &= bits - 1;
+            }
+            found
+        })
+    })
+}
+
+/// The kernel refuses a list longer than the limit of descriptors, and the array need not be as long
+/// as it is said to be. Lists up to this length are not worth a look at the limit.
+const FEW: nfds_t = 256;
+
+/// More descriptors than any process can have: the kernel refuses such a call.
+const MOST: nfds_t = 1 << 20;

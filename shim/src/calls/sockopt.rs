@@ -1,0 +1,120 @@
+//! Socket options: nearly all are the kernel's; some can only be carried by TCP.
+
+use crate::calls::inq;
+use crate::conn::{Sock, died, flag, revert};
+use crate::fds::{self, Entry, Meaning};
+use crate::{errno, real};
+use libc::{c_int, c_void, socklen_t};
+use protocol::reason;
+
+/// getsockopt: e = the table's word for the descriptor.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn getsockopt(
+    e: Entry,
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *mut c_void,
+    len: *mut socklen_t,
+) -> c_int {
+    let meaning = fds::decode(e, fd);
+    if matches!(meaning, Meaning::Ours) {
+        return errno::fail(libc::EBADF);
+    }
+    // SAFETY: the caller's own arguments.
+    let result = unsafe { real::getsockopt(fd, level, name, value, len) };
+    if let Meaning::Conn(sock) = meaning
+        && result == 0
+        && level == libc::SOL_SOCKET
+        && name == libc::SO_ERROR
+    {
+        let value = value.cast::<c_int>();
+        // SAFETY: the kernel has written an int there.
+        let reported = unsafe { value.read_unaligned() };
+        let error = match owed(sock) {
+            Some(error) => error,
+            None if died::in_order_after(&sock, reported) => 0,
+            None => reported,
+        };
+        // SAFETY: likewise.
+        unsafe { value.write_unaligned(error) };
+    }
+    result
+}
+
+/// The error that the next call would report.
+fn owed(sock: Sock) -> Option<c_int> {
+    if sock.has(flag::RESET) && sock.clear(flag::RESET) {
+        sock.set(flag::DEAD);
+        return Some(libc::ECONNRESET);
+    }
+    sock.take_owed()
+}
+
+/// Why an option needs TCP, or 0.
+fn needs_tcp(level: c_int, name: c_int, value: c_int) -> u32 {
+    const TCP_ULP: c_int = 31;
+    const TCP_FASTOPEN_CONNECT: c_int = 30;
+    const TCP_ZEROCOPY_RECEIVE: c_int = 35;
+    const SO_TIMESTAMPING_NEW: c_int = 65;
+    const SO_TIMESTAMP_NEW: c_int = 63;
+    const SO_TIMESTAMPNS_NEW: c_int = 64;
+    let on = value != 0;
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_RCVLOWAT) if value > 1 => reason::LOWAT,
+        (libc::SOL_SOCKET, libc::SO_OOBINLINE) if on => reason::OOB,
+        (libc::SOL_SOCKET, libc::SO_PEEK_OFF) if on => reason::SOCKOPT,
+        (libc::SOL_SOCKET, libc::SO_TIMESTAMP | libc::SO_TIMESTAMPNS | libc::SO_TIMESTAMPING)
+        | (libc::SOL_SOCKET, SO_TIMESTAMP_NEW | SO_TIMESTAMPNS_NEW | SO_TIMESTAMPING_NEW)
+            if on =>
+        {
+            reason::SOCKOPT
+        }
+        (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER | libc::SO_ATTACH_BPF) => reason::SOCKOPT,
+        (libc::IPPROTO_TCP, TCP_ULP | libc::TCP_REPAIR | libc::TCP_MD5SIG) => reason::SOCKOPT,
+        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN | TCP_FASTOPEN_CONNECT) if on => reason::OPTUNSUPP,
+        (libc::IPPROTO_TCP, TCP_ZEROCOPY_RECEIVE) => reason::SOCKOPT,
+        _ => 0,
+    }
+}
+
+/// setsockopt: e = the table's word for the descriptor.
+///
+/// # Safety
+/// As for the C function.
+pub unsafe fn setsockopt(
+    e: Entry,
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    len: socklen_t,
+) -> c_int {
+    let number = if value.is_null() || len < 4 {
+        0
+    } else {
+        // SAFETY: at least four bytes of the program's.
+        unsafe { value.cast::<c_int>().read_unaligned() }
+    };
+    let meaning = fds::decode(e, fd);
+    match meaning {
+        Meaning::Ours => return errno::fail(libc::EBADF),
+        Meaning::Conn(sock) => {
+            let code = needs_tcp(level, name, number);
+            if code != 0 {
+                revert::leave(sock, code);
+            }
+        }
+        Meaning::Set(_) | Meaning::None => {}
+    }
+    // SAFETY: the caller's own arguments.
+    let result = unsafe { real::setsockopt(fd, level, name, value, len) };
+    if let Meaning::Conn(sock) = meaning
+        && (result, level, name) == (0, libc::IPPROTO_TCP, inq::TCP_INQ)
+    {
+        inq::put(sock, number != 0);
+    }
+    result
+}

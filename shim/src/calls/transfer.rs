@@ -1,0 +1,291 @@
+//! Careful receives and sends: steps that do not wait, and waits in between, with the kernel's
+//! rules for blocking, timeouts, signals and partial counts.
+
+use crate::conn::rx::{self, Got, Sink};
+use crate::conn::tx::{self, Put, Source};
+use crate::conn::{Sock, claim, flag, kept, phase, ready, revert};
+use crate::iov::Iov;
+use crate::wait::{self, Wake, Want};
+use crate::{clock, daemon, errno, fds, os, signals};
+use libc::{c_int, ssize_t};
+use protocol::reason;
+
+/// How a call may wait.
+struct Patience {
+    sock: Sock,
+    nonblock: bool,
+    option: c_int,
+    /// Looked up when the call first has to wait: deadline, if there is one.
+    deadline: Option<Option<u64>>,
+}
+
+/// Why a call stops waiting.
+enum Stop {
+    WouldBlock,
+    Interrupted,
+    /// The descriptor is another one's now.
+    Closed,
+}
+
+impl Patience {
+    fn new(sock: Sock, flags: c_int, option: c_int) -> Self {
+        let nonblock = flags & libc::MSG_DONTWAIT != 0 || sock.has(flag::NONBLOCK);
+        Patience {
+            sock,
+            nonblock,
+            option,
+            deadline: None,
+        }
+    }
+
+    /// `done`: bytes that the call has moved already. A call that has moved some is not restarted
+    /// after a signal, whatever the handler's flags.
+    fn wait(&mut self, want: Want, done: usize) -> Result<(), Stop> {
+        if self.nonblock {
+            return Err(Stop::WouldBlock);
+        }
+        let (sock, option) = (self.sock, self.option);
+        signals::forget();
+        let deadline = *self
+            .deadline
+            .get_or_insert_with(|| os::timeout(sock.fd, option).map(|ns| clock::now() + ns));
+        match wait::wait(sock, want, deadline) {
+            Wake::TimedOut => return Err(Stop::WouldBlock),
+            Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {
+                return Err(Stop::Interrupted);
+            }
+            Wake::Interrupted | Wake::Ready => {}
+        }
+        match fds::sock(sock.fd) {
+            Some(now) if std::ptr::eq(now.conn, sock.conn) => Ok(()),
+            _ => {
+                self.sock = kept::find(sock.conn).ok_or(Stop::Closed)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Stop {
+    fn errno(self) -> i32 {
+        match self {
+            Stop::WouldBlock => libc::EAGAIN,
+            Stop::Interrupted => libc::EINTR,
+            Stop::Closed => libc::EBADF,
+        }
+    }
+}
+
+/// What every careful call does first.
+#[inline]
+fn attend() {
+    if claim::waiting() {
+        daemon::poll();
+    }
+}
+
+/// A receive into `sink_at(bytes done)`; `len` bytes at most, `target` bytes at least.
+pub fn receive(
+    sock: Sock,
+    len: usize,
+    flags: c_int,
+    sink_at: impl Fn(usize) -> Sink<'static>,
+) -> ssize_t {
+    attend();
+    if len == 0 {
+        return receive_nothing(sock, flags);
+    }
+    let target = if flags & libc::MSG_WAITALL != 0 {
+        len
+    } else {
+        1
+    };
+    let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
+    let mut done = 0usize;
+    let wants = Wants { len, target, flags };
+    let nonblock = patience.nonblock;
+    receive_steps(&mut patience, &wants, &mut done, nonblock, &sink_at).unwrap_or_else(|| {
+        kept::during(sock.conn, || {
+            receive_steps(&mut patience, &wants, &mut done, true, &sink_at).unwrap_or(-1)
+        })
+    })
+}
+
+/// What a receive asks for.
+struct Wants {
+    len: usize,
+    target: usize,
+    flags: c_int,
+}
+
+/// Receives until the call is over. `None`: it would have to wait, and `to_the_end` is not set.
+#[inline]
+fn receive_steps(
+    patience: &mut Patience,
+    wants: &Wants,
+    done: &mut usize,
+    to_the_end: bool,
+    sink_at: &impl Fn(usize) -> Sink<'static>,
+) -> Option<ssize_t> {
+    let peek = wants.flags & libc::MSG_PEEK != 0;
+    loop {
+        let sock = patience.sock;
+        match rx::once(sock, sink_at(*done), wants.flags) {
+            Got::Bytes(0) => return Some(*done as ssize_t),
+            Got::Bytes(n) if peek => {
+                let n = match wants.len - n {
+                    0 => n,
+                    _ => n + rx::peek_beyond(sock, n, sink_at(n), wants.flags),
+                };
+                if n >= wants.target || patience.nonblock || !more_to_peek(sock, patience, n) {
+                    return Some(n as ssize_t);
+                }
+            }
+            Got::Bytes(n) => {
+                *done += n;
+                if *done >= wants.len || *done >= wants.target && !rx::crosses_over(sock) {
+                    return Some(*done as ssize_t);
+                }
+                if rx::at_mark(sock) {
+                    return Some(*done as ssize_t);
+                }
+            }
+            Got::Empty if *done >= wants.target => return Some(*done as ssize_t),
+            Got::Empty if !to_the_end => return None,
+            Got::Empty => {
+                ready::service(sock);
+                if let Err(stop) = patience.wait(Want::In, *done) {
+                    return Some(if *done > 0 {
+                        *done as ssize_t
+                    } else {
+                        errno::fail(stop.errno())
+                    });
+                }
+            }
+            Got::Error(e) if *done > 0 => {
+                sock.owe(e);
+                return Some(*done as ssize_t);
+            }
+            Got::Error(e) => return Some(errno::fail(e)),
+        }
+    }
+}
+
+/// A receive of no bytes waits as any other, takes nothing, and gives 0 whatever ends the wait: the
+/// kernel looks at what woke it only if there are bytes to be had.
+fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
+    let mut byte = 0u8;
+    let one = Iov::unchecked((&raw mut byte).cast(), 1);
+    let flags = flags & !libc::MSG_WAITALL | libc::MSG_PEEK;
+    let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
+    let mut look = || loop {
+        match rx::once(patience.sock, Sink::Buffers(&one, 0), flags) {
+            Got::Bytes(_) => return 0,
+            Got::Error(e) => return errno::fail(e),
+            Got::Empty if patience.nonblock => return errno::fail(libc::EAGAIN),
+            Got::Empty => ready::service(patience.sock),
+        }
+        if patience.wait(Want::In, 1).is_err() {
+            return 0;
+        }
+    };
+    kept::during(sock.conn, &mut look)
+}
+
+/// Waits until more than `n` bytes may be there to be peeked at. False: no more is to come.
+fn more_to_peek(sock: Sock, patience: &mut Patience, n: usize) -> bool {
+    if sock.has(flag::FIN_SEEN) {
+        return false;
+    }
+    // Readiness does not tell how much: look again in small steps.
+    let before = clock::now();
+    let _ = os::poll_one(sock.fd, libc::POLLRDHUP, 1);
+    let deadline = *patience
+        .deadline
+        .get_or_insert_with(|| os::timeout(sock.fd, libc::SO_RCVTIMEO).map(|ns| before + ns));
+    n > 0 && deadline.is_none_or(|end| clock::now() < end)
+}
+
+/// A send of `len` bytes from `source_at(bytes done)`.
+pub fn send(
+    sock: Sock,
+    len: usize,
+    flags: c_int,
+    source_at: impl Fn(usize) -> Source<'static>,
+) -> ssize_t {
+    attend();
+    let mut patience = Patience::new(sock, flags, libc::SO_SNDTIMEO);
+    let mut done = 0usize;
+    let nonblock = patience.nonblock;
+    send_steps(&mut patience, len, flags, &mut done, nonblock, &source_at).unwrap_or_else(|| {
+        kept::during(sock.conn, || {
+            send_steps(&mut patience, len, flags, &mut done, true, &source_at).unwrap_or(-1)
+        })
+    })
+}
+
+/// Sends until the call is over. `None`: it would have to wait, and `to_the_end` is not set.
+#[inline]
+fn send_steps(
+    patience: &mut Patience,
+    len: usize,
+    flags: c_int,
+    done: &mut usize,
+    to_the_end: bool,
+    source_at: &impl Fn(usize) -> Source<'static>,
+) -> Option<ssize_t> {
+    let tcp_flags = flags & !libc::MSG_DONTWAIT;
+    loop {
+        let sock = patience.sock;
+        match tx::once(sock, source_at(*done), tcp_flags) {
+            Put::Bytes(n) => {
+                *done += n;
+                if sock.phase() == phase::PLAIN {
+                    claim::consider(sock);
+                }
+                if *done >= len || n == 0 {
+                    return Some(*done as ssize_t);
+                }
+                attend();
+            }
+            Put::Full if !to_the_end => return None,
+            Put::Full => {
+                if let Err(stop) = patience.wait(Want::Out, *done) {
+                    return Some(if *done > 0 {
+                        *done as ssize_t
+                    } else {
+                        errno::fail(stop.errno())
+                    });
+                }
+            }
+            Put::Broken if *done > 0 => return Some(*done as ssize_t),
+            Put::Broken => return Some(errno::fail(libc::EPIPE)),
+            Put::Error(e) if *done > 0 => {
+                sock.owe(e);
+                return Some(*done as ssize_t);
+            }
+            Put::Error(e) => {
+                if e == libc::EPIPE && flags & libc::MSG_NOSIGNAL == 0 {
+                    signals::broken_pipe();
+                }
+                return Some(errno::fail(e));
+            }
+        }
+    }
+}
+
+/// Urgent data and zero-copy are TCP's: the connection goes back before the send.
+pub fn kernel_only(sock: Sock, flags: c_int) -> bool {
+    if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0 {
+        revert::leave(
+            sock,
+            if flags & libc::MSG_OOB != 0 {
+                reason::OOB
+            } else {
+                reason::SOCKOPT
+            },
+        );
+        return true;
+    }
+    false
+}

@@ -1,0 +1,115 @@
+//! Which way a call on a descriptor takes.
+
+use crate::conn::{Sock, claim, flag, phase};
+use crate::fds::{self, Entry, Meaning};
+use libc::{c_int, ssize_t};
+use protocol::reason;
+use std::sync::atomic::Ordering::*;
+
+/// The way of a data call.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// Not a connection: straight to the kernel.
+    Kernel,
+    /// A descriptor of the library's own: the program has no such descriptor.
+    Ours,
+    /// A connection that is TCP for good: to the kernel, counted for the tool only.
+    Settled(Sock),
+    /// A connection on plain TCP: to the kernel, counted.
+    Plain(Sock),
+    /// Through the state machine.
+    Careful(Sock),
+}
+
+#[inline]
+pub fn of(entry: Entry, fd: c_int) -> Way {
+    match fds::decode(entry, fd) {
+        Meaning::Conn(sock) => match sock.phase() {
+            phase::BARRED => Way::Settled(sock),
+            phase::CLAIMED.. => Way::Careful(sock),
+            _ => Way::Plain(sock),
+        },
+        Meaning::Ours => Way::Ours,
+        _ => Way::Kernel,
+    }
+}
+
+/// Begins a kernel call on a plain connection. False: it has become careful in the meantime.
+pub fn enter(sock: Sock) -> bool {
+    sock.plain.fetch_add(1, SeqCst);
+    if sock.careful() {
+        sock.plain.fetch_sub(1, SeqCst);
+        return false;
+    }
+    true
+}
+
+/// Whether a receive has taken bytes of the stream.
+fn took(n: ssize_t, flags: c_int) -> bool {
+    n > 0 && flags & (libc::MSG_PEEK | libc::MSG_ERRQUEUE | libc::MSG_OOB) == 0
+}
+
+/// Ends a receive on a connection that is TCP for good.
+#[inline]
+pub fn settled_received(sock: Sock, n: ssize_t, flags: c_int) {
+    if took(n, flags) {
+        sock.row().tcp_rx.fetch_add(n as u64, Relaxed);
+    }
+}
+
+/// Ends a send, likewise.
+#[inline]
+pub fn settled_sent(sock: Sock, n: ssize_t) {
+    if n > 0 {
+        sock.row().tcp_tx.fetch_add(n as u64, Relaxed);
+    }
+}
+
+/// Ends a plain receive: counts what it gave, then says that it is over. In this order, so that
+/// nobody takes a count for the whole while bytes are missing in it.
+#[inline]
+pub fn received(sock: Sock, n: ssize_t, flags: c_int) {
+    let taken = took(n, flags);
+    if flags & libc::MSG_OOB != 0 {
+        sock.bar(reason::OOB);
+    } else if taken {
+        sock.count_tcp_taken(n as u64);
+    }
+    sock.plain.fetch_sub(1, SeqCst);
+    if taken {
+        consider(sock);
+    }
+}
+
+/// Ends a plain send, likewise.
+#[inline]
+pub fn sent(sock: Sock, n: ssize_t, flags: c_int) {
+    if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN | libc::MSG_ZEROCOPY) != 0 {
+        sock.bar(if flags & libc::MSG_OOB != 0 {
+            reason::OOB
+        } else {
+            reason::SOCKOPT
+        });
+    }
+    if n > 0 {
+        sock.count_tcp_sent(n as u64);
+    }
+    sock.plain.fetch_sub(1, SeqCst);
+    if n > 0 {
+        consider(sock);
+    }
+}
+
+#[inline]
+fn consider(sock: Sock) {
+    if sock.phase() == phase::PLAIN && !sock.has(flag::SHUT_WR | flag::SHUT_RD) {
+        claim::consider(sock);
+    }
+}
+
+/// Ends a wait in the kernel, for a list whose members may have changed meanwhile.
+pub fn leave_if_entered(sock: Sock) {
+    let _ = sock
+        .plain
+        .fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1));
+}

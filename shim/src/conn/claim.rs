@@ -1,0 +1,392 @@
+//! From plain TCP to a pair: when a connection is worth it, what forbids it, and what the daemon
+//! answers.
+
+use super::{Conn, Sock, flag, life, phase, step};
+use crate::config::{self, Policy};
+use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace, uring};
+use protocol::ctl::{self, Claim, DmbPlace, Endpoint, Paired, Refused};
+use protocol::ids::Role;
+use protocol::reason;
+use protocol::shm::ring::ring_size;
+use protocol::shm::{DMB_CODE_MAX, SLOT_LEN, SLOTS_AT, dmb_code, dmb_len};
+use protocol::trace::Kind;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+
+/// RMB when the program did not set SO_RCVBUF: stays in the cache (see design §5).
+const DEFAULT_RMB: u32 = 256 << 10;
+
+/// Connections that wait for the daemon's answer.
+static WAITING: AtomicU32 = AtomicU32::new(0);
+
+/// Where the daemon is behind, no connection asks before this time (monotonic nanoseconds).
+static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
+/// How long it is given.
+const BREATH_NS: u64 = 1_000_000;
+
+/// Called after each counted call of a plain connection.
+#[inline]
+pub fn consider(sock: Sock) {
+    // Only the daemon knows what the files say of this program.
+    if !daemon::settled() && !config::own_policy() {
+        if daemon::silent() {
+            sock.reason(reason::NO_DAEMON);
+        }
+        return;
+    }
+    let worth = match config::policy() {
+        Policy::Off => return,
+        Policy::Eager => true,
+        Policy::Default => {
+            sock.exchanges.load(Relaxed) >= config::claim_exchanges()
+                || sock.tcp_bytes() >= config::claim_bytes()
+        }
+    };
+    if worth && sock.tcp_bytes() >= sock.reclaim_at.load(Relaxed) {
+        attempt(sock);
+    }
+}
+
+/// Asks again after as much traffic as there was until now, and some.
+fn later(conn: &Conn, code: u32) {
+    conn.reason(code);
+    trace::event(conn, Kind::Postponed, code, conn.tcp_bytes());
+    conn.reclaim_at.store(conn.tcp_bytes() * 2 + 4096, Relaxed);
+}
+
+fn attempt(sock: Sock) {
+    if sock.phase() != phase::PLAIN || sock.plain.load(Acquire) != 0 || os::on_signal_stack() {
+        return;
+    }
+    let not_before = NOT_BEFORE.load(Relaxed);
+    if not_before != 0 && clock::now() < not_before {
+        return;
+    }
+    life::describe(sock);
+    trace::begin(&sock);
+    match examine(sock) {
+        Ok(claim) => {
+            // The phase first: the answer may come before this thread runs on.
+            sock.claimant.store(lock::pid(), Relaxed);
+            if !sock.change_phase(phase::PLAIN, phase::CLAIMED) {
+                return;
+            }
+            WAITING.fetch_add(1, Relaxed);
+            sock.reason(reason::NO_PEER_YET);
+            sock.row().cookie.store(claim.cookie, Relaxed);
+            trace::event(&sock, Kind::Claimed, 0, sock.tcp_bytes());
+            if let Err(code) = daemon::claim(&claim) {
+                if sock.change_phase(phase::CLAIMED, phase::PLAIN) {
+                    WAITING.fetch_sub(1, Relaxed);
+                }
+                if code == reason::DAEMON_BUSY {
+                    // No fault of this connection's, which may have little traffic left to come.
+                    NOT_BEFORE.store(clock::now() + BREATH_NS, Relaxed);
+                    return sock.reason(code);
+                }
+                later(&sock, code);
+            }
+        }
+        Err(Verdict::Never(code)) => sock.bar(code),
+        Err(Verdict::Later(code)) => later(&sock, code),
+    }
+}
+
+enum Verdict {
+    Never(u32),
+    Later(u32),
+}
+
+use Verdict::{Later, Never};
+
+/// What the kernel and the program say of the socket.
+fn examine(sock: Sock) -> Result<Claim, Verdict> {
+    let fd = sock.fd;
+    if fd <= 2 {
+        return Err(Never(reason::STD_FD));
+    }
+    if uring::seen() {
+        return Err(Never(reason::ASYNC_IO));
+    }
+    if sock.holders.load(Acquire) > 1 {
+        return Err(Later(reason::SHARED));
+    }
+    let (local, peer) = endpoints(fd).ok_or(Later(reason::NOT_YET))?;
+    if !is_local(&local, &peer) && !may_be_local(fd, &local, &peer) {
+        return Err(Never(reason::NOT_LOCAL));
+    }
+    if local == peer {
+        return Err(Never(reason::SELF_CONNECT));
+    }
+    if epoll::forbids(sock.conn) {
+        return Err(Never(reason::EPOLL));
+    }
+    options(fd).map_err(Never)?;
+    if os::sockopt_int(fd, libc::IPPROTO_TCP, crate::calls::inq::TCP_INQ).is_ok_and(|on| on != 0) {
+        sock.set(flag::INQ);
+    }
+    if !counts_agree(sock) {
+        // Bytes in flight make the counts differ for a moment; bytes that we never saw, for good.
+        return Err(Later(reason::COUNTS));
+    }
+    let role = sock.role();
+    Ok(Claim {
+        claim: claim_id(sock.conn),
+        cookie: os::sockopt_u64(fd, libc::SOL_SOCKET, libc::SO_COOKIE).unwrap_or(0),
+        netns: os::sockopt_u64(fd, libc::SOL_SOCKET, os::SO_NETNS_COOKIE).unwrap_or(0),
+        role,
+        local,
+        peer,
+        original: original(fd, role, &local),
+        rmb_size: rmb_size(fd),
+    })
+}
+
+pub fn endpoints(fd: c_int) -> Option<(Endpoint, Endpoint)> {
+    Some((os::sockname(fd).ok()?, os::peername(fd).ok()?))
+}
+
+/// Both ends on this host: a loopback address, or the same address twice.
+fn is_local(local: &Endpoint, peer: &Endpoint) -> bool {
+    let loopback = match peer.as_v4() {
+        Some([first, ..]) => first == 127,
+        None => std::net::Ipv6Addr::from(peer.addr).is_loopback(),
+    };
+    loopback || local.addr == peer.addr
+}
+
+/// A round trip that no router and no cable between two hosts is fast enough for, microseconds.
+const LOCAL_RTT: u32 = 100;
+
+/// Whether the peer may be in another network namespace of this host, or the host may redirect the
+/// connection to itself. The daemon finds out; connections to the internet never get that far.
+fn may_be_local(fd: c_int, local: &Endpoint, peer: &Endpoint) -> bool {
+    let near = match (local.as_v4(), peer.as_v4()) {
+        (Some([a, b, c, _]), Some(to)) => {
+            let to_ip = std::net::Ipv4Addr::from(to);
+            let shared = to[0] == 100 && to[1] & 0xc0 == 64;
+            to_ip.is_private() || to_ip.is_link_local() || shared || to[..3] == [a, b, c]
+        }
+        _ => {
+            let to = std::net::Ipv6Addr::from(peer.addr);
+            let unique_local = to.segments()[0] & 0xfe00 == 0xfc00;
+            let link_local = to.segments()[0] & 0xffc0 == 0xfe80;
+            unique_local || link_local || local.addr[..8] == peer.addr[..8]
+        }
+    };
+    near || os::tcp_bytes(fd).is_ok_and(|info| info.min_rtt < LOCAL_RTT)
+}
+
+/// Options that only TCP can carry, as they may come from the listener too.
+fn options(fd: c_int) -> Result<(), u32> {
+    let get = |level, name| os::sockopt_int(fd, level, name).unwrap_or(0);
+    if get(libc::SOL_SOCKET, libc::SO_RCVLOWAT) > 1 {
+        return Err(reason::LOWAT);
+    }
+    if get(libc::SOL_SOCKET, libc::SO_OOBINLINE) != 0
+        || get(libc::SOL_SOCKET, libc::SO_PROTOCOL) != libc::IPPROTO_TCP
+    {
+        return Err(reason::SOCKOPT);
+    }
+    let status = os::fcntl(fd, libc::F_GETFL, 0).unwrap_or(0) as c_int;
+    if status & libc::O_ASYNC != 0 {
+        return Err(reason::ASYNC_IO);
+    }
+    Ok(())
+}
+
+/// Whether the kernel has carried exactly the bytes that went through our hooks.
+fn counts_agree(sock: Sock) -> bool {
+    let Ok(info) = os::tcp_bytes(sock.fd) else {
+        return false;
+    };
+    let queued_out = os::ioctl_int(sock.fd, libc::TIOCOUTQ).unwrap_or(0) as u64;
+    let queued_in = os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64;
+    let syn = u64::from(sock.has(flag::CLIENT));
+    let sent = (info.acked + queued_out).wrapping_sub(syn);
+    let taken = info.received.wrapping_sub(queued_in);
+    sent == sock.tx.sent.load(Acquire) && taken == sock.rx.taken.load(Acquire)
+}
+
+/// The destination that the client named, when the host rewrote it.
+fn original(fd: c_int, role: Role, local: &Endpoint) -> Endpoint {
+    if role == Role::Client {
+        return Endpoint::default();
+    }
+    match os::original_destination(fd) {
+        Some(to) if to != *local => to,
+        _ => Endpoint::default(),
+    }
+}
+
+fn rmb_size(fd: c_int) -> u32 {
+    let wanted = match config::rcvbuf() {
+        0 if os::rcvbuf_locked(fd) => {
+            // The kernel reports twice what was asked for.
+            (os::sockopt_int(fd, libc::SOL_SOCKET, libc::SO_RCVBUF).unwrap_or(0) / 2) as u32
+        }
+        0 => DEFAULT_RMB,
+        bytes => bytes,
+    };
+    dmb_len(dmb_code(wanted).min(DMB_CODE_MAX)).unwrap_or(DEFAULT_RMB)
+}
+
+pub fn claim_id(conn: &Conn) -> u64 {
+    u64::from(conn.generation.load(Relaxed)) << 32 | u64::from(conn.index())
+}
+
+fn claimed(id: u64) -> Option<&'static Conn> {
+    let conn = family::conn(id as u32)?;
+    (claim_id(conn) == id).then_some(conn)
+}
+
+/// Whether some connection waits for the daemon.
+#[inline]
+pub fn waiting() -> bool {
+    WAITING.load(Relaxed) != 0
+}
+
+/// The claim is not wanted any more. True: the connection is as if it had never been made.
+pub fn withdraw(conn: &Conn, to: u32) -> bool {
+    if conn.claimant.load(Relaxed) != lock::pid() || !conn.change_phase(phase::CLAIMED, to) {
+        return false;
+    }
+    WAITING.fetch_sub(1, Relaxed);
+    daemon::withdraw(claim_id(conn));
+    trace::event(conn, Kind::Withdrawn, 0, 0);
+    true
+}
+
+/// The daemon found no way.
+pub fn refused(m: &Refused) {
+    let Some(conn) = claimed(m.claim) else { return };
+    if conn.claimant.load(Relaxed) == lock::pid() && conn.change_phase(phase::CLAIMED, phase::PLAIN)
+    {
+        WAITING.fetch_sub(1, Relaxed);
+        trace::event(conn, Kind::Refused, m.reason, 0);
+        match m.reason {
+            reason::DAEMON_BUSY => later(conn, m.reason),
+            reason::MAX_DMB
+            | reason::MEM
+            | reason::NOT_VERIFIED
+            | reason::POLICY_LIMIT
+            | reason::NOT_LOCAL
+            | reason::NETNS
+            | reason::UNPROVEN => {
+                conn.reason(m.reason);
+                conn.reclaim_at
+                    .store(conn.tcp_bytes() * 2 + (1 << 20), Relaxed);
+            }
+            code => conn.bar(code),
+        }
+    }
+}
+
+/// The daemon is gone: what waited for it goes back to being plain.
+pub fn session_lost() {
+    for sock in fds::socks(0, c_int::MAX) {
+        if sock.claimant.load(Relaxed) == lock::pid()
+            && sock.change_phase(phase::CLAIMED, phase::PLAIN)
+        {
+            WAITING.fetch_sub(1, Relaxed);
+            later(&sock, reason::NO_DAEMON);
+        }
+    }
+}
+
+/// In the child of a fork.
+pub fn forked() {
+    WAITING.store(0, Relaxed);
+}
+
+/// Both ends are known. Takes the descriptors over when it gives true.
+pub fn paired(m: &Paired, received: [c_int; ctl::MAX_FDS]) -> bool {
+    let [arena, channel, wait, _] = received;
+    let fresh = m.fresh != 0;
+    let complete = arena >= 0 && channel >= 0 && wait >= 0;
+    let side = lgr::side_id(m.lgr, m.side);
+    let group = if fresh && complete {
+        lgr::sweep();
+        lgr::add(side, m.arena_len, [arena, channel, wait]).ok()
+    } else {
+        lgr::find(side)
+    };
+    let installed = group.is_some_and(|group| install(m, group));
+    if !installed {
+        daemon::release(m.pair);
+        if let Some(conn) = claimed(m.claim)
+            && conn.change_phase(phase::CLAIMED, phase::PLAIN)
+        {
+            WAITING.fetch_sub(1, Relaxed);
+            conn.bar(reason::MEM);
+        }
+    }
+    fresh && complete
+}
+
+/// Whether `[offset, offset + len)` lies behind the arena's first page and within it.
+fn inside(offset: u64, len: u64, arena: u64) -> bool {
+    offset >= SLOTS_AT as u64 && offset.checked_add(len).is_some_and(|end| end <= arena)
+}
+
+fn dmb_ok(dmb: &DmbPlace, arena: u64) -> bool {
+    let known = (0..=DMB_CODE_MAX).any(|code| dmb_len(code) == Some(dmb.len));
+    known && dmb.offset.is_multiple_of(4096) && inside(dmb.offset, u64::from(dmb.len), arena)
+}
+
+fn install(m: &Paired, group: u32) -> bool {
+    let Some(conn) = claimed(m.claim) else {
+        return false;
+    };
+    let Some(lgr) = lgr::get(group) else {
+        return false;
+    };
+    let len = lgr.len.load(Relaxed);
+    if m.role != conn.role()
+        || !inside(m.slot, SLOT_LEN as u64, len)
+        || !m.slot.is_multiple_of(SLOT_LEN as u64)
+        || !dmb_ok(&m.own, len)
+        || !dmb_ok(&m.peer, len)
+    {
+        return false;
+    }
+    if conn.phase() != phase::CLAIMED || conn.claimant.load(Relaxed) != lock::pid() {
+        return false;
+    }
+    let base = lgr.arena.load(Relaxed) as *const u8;
+    let at = |offset: u64| base.wrapping_add(offset as usize);
+    conn.pair.store(m.pair, Relaxed);
+    conn.lgr.store(group, Relaxed);
+    conn.own_token.store(m.own.token, Relaxed);
+    conn.peer_token.store(m.peer.token, Relaxed);
+    conn.own_index.store(m.own.index, Relaxed);
+    conn.peer_index.store(m.peer.index, Relaxed);
+    conn.rx.size.store(ring_size(m.own.len), Relaxed);
+    conn.tx.size.store(ring_size(m.peer.len), Relaxed);
+    conn.step.store(step::START, Relaxed);
+    if config::copy_mode() {
+        // In memory of the family: a child that goes on sending uses the same.
+        let Ok(at) = os::map_anonymous_shared(conn.tx.size.load(Relaxed) as usize) else {
+            return false;
+        };
+        conn.tx.sndbuf.store(at as u64, Relaxed);
+        let len = conn.tx.size.load(Relaxed);
+        conn.row().sndbuf_len.store(len, Relaxed);
+    }
+    conn.attach(at(m.slot), at(m.own.offset), at(m.peer.offset));
+    lgr.conns.fetch_add(1, AcqRel);
+    if !conn.change_phase(phase::CLAIMED, phase::PAIRED) {
+        lgr.conns.fetch_sub(1, AcqRel);
+        return false;
+    }
+    WAITING.fetch_sub(1, Relaxed);
+    let row = conn.row();
+    conn.reason(reason::HANDSHAKE);
+    trace::event(conn, Kind::Paired, 0, m.lgr.into());
+    row.lgr.store(m.lgr, Relaxed);
+    row.token.store(m.own.token, Relaxed);
+    row.peer_token.store(m.peer.token, Relaxed);
+    row.dmb_len.store(m.own.len, Relaxed);
+    row.peer_dmb_len.store(m.peer.len, Relaxed);
+    true
+}

@@ -1,0 +1,242 @@
+//! The end of a connection in this process and in the family.
+
+use super::{Conn, Sock, claim, flag, kept, phase, revert, rx, tx};
+use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace};
+use protocol::shm::cdc;
+use protocol::shm::pair::Carrier;
+use protocol::stats::{Mode, Row, TableHeader};
+use std::ffi::c_int;
+use std::sync::atomic::{Ordering::*, fence};
+
+/// Longest time that a close waits for what must be repeated over TCP.
+const LINGER_NS: u64 = 2_000_000_000;
+/// The same for a CLC message that the peer has announced and is about to send. Between the two it can
+/// only be held up by the scheduler; and what came after the close would make it a reset.
+const MESSAGE_NS: u64 = 1_000_000_000;
+
+/// Closes a descriptor of a connection.
+pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
+    let conn = sock.conn;
+    if fds::count(conn) != 1 {
+        // The kernel's registrations outlive the descriptor.
+        epoll::closing(sock);
+        fds::drop_conn(sock);
+        return kernel_close();
+    }
+    let kept = kept::keep(sock);
+    if kept || conn.holders.load(Acquire) > 1 {
+        epoll::closing(sock);
+    }
+    if !kept {
+        prepare(sock);
+    }
+    let pair = conn.pair.load(Relaxed);
+    if fds::drop_conn(sock) != Some(0) {
+        return kernel_close();
+    }
+    epoll::forget(conn);
+    let result = if kept {
+        kernel_close()
+    } else {
+        gone(conn, pair, kernel_close)
+    };
+    if kept {
+        kept::settle(conn);
+    }
+    result
+}
+
+/// Ends the connection here, under a descriptor that the program does not see.
+pub fn end(sock: Sock, kernel_close: impl FnOnce() -> c_int) {
+    prepare(sock);
+    gone(sock.conn, sock.conn.pair.load(Relaxed), kernel_close);
+}
+
+fn prepare(sock: Sock) {
+    if sock.holders.load(Acquire) <= 1 {
+        part(sock);
+    } else {
+        // The child that goes on with it may claim it anew.
+        claim::withdraw(sock.conn, phase::PLAIN);
+    }
+}
+
+fn gone(conn: &Conn, pair: u64, kernel_close: impl FnOnce() -> c_int) -> c_int {
+    if conn.row().pid.load(Relaxed) == lock::pid() {
+        conn.row().pid.store(0, Relaxed);
+    }
+    let result = kernel_close();
+    if conn.holders.fetch_sub(1, AcqRel) == 1 {
+        if pair != 0 {
+            daemon::release(pair);
+        }
+        finish(conn);
+    } else {
+        leave_group(conn);
+    }
+    result
+}
+
+/// Shuts the gate, so that no CLC message comes any more: one that lay unread when the kernel
+/// closes the socket would make it a reset, and throw away what we have queued.
+fn end_handshake(sock: Sock) {
+    let Some(slot) = sock.slot() else { return };
+    let end = clock::now() + MESSAGE_NS;
+    loop {
+        let held = sock.rx.lock.lock();
+        let shut = revert::close_gate(sock, slot);
+        if shut {
+            super::onto_ring::follow(&sock, slot);
+        }
+        sock.rx.lock.unlock(held);
+        if shut || clock::now() >= end {
+            break;
+        }
+        let _ = os::poll_one(sock.fd, libc::POLLIN, 1);
+    }
+}
+
+/// Gives the kernel what a receiver that froze the ring has left on it.
+fn hand_over(sock: Sock) {
+    let Some(slot) = sock.slot() else { return };
+    let held = sock.tx.lock.lock();
+    let direction = slot.direction(sock.role()).load();
+    if direction.carrier == Carrier::Frozen {
+        revert::follow_freeze(sock, direction);
+    }
+    let end = clock::now() + LINGER_NS;
+    while sock.tx.repeat.load(Relaxed) != 0 && !revert::repeat(sock) && clock::now() < end {
+        let _ = os::poll_one(sock.fd, libc::POLLOUT, 10);
+    }
+    sock.tx.lock.unlock(held);
+}
+
+/// The last descriptor is about to go: what the peer must know, and what the kernel must do.
+fn part(sock: Sock) {
+    claim::withdraw(sock.conn, phase::BARRED);
+    if sock.phase() != phase::PAIRED {
+        return;
+    }
+    end_handshake(sock);
+    hand_over(sock);
+    let unread = rx::on_ring(&sock) != 0;
+    if unread {
+        // As the kernel does for a socket that is closed with unread bytes.
+        rx::change_flags(&sock, cdc::flag::ABORT, 0);
+        let _ = os::set_linger(sock.fd, true, 0);
+    } else if sock.on_ring() {
+        rx::change_flags(&sock, cdc::flag::CLOSED, 0);
+    }
+    if sock.has(flag::SHUT_WR) {
+        // The peer has had our FIN already, and may wait for space.
+        tx::wake_watchers(&sock);
+    }
+}
+
+fn leave_group(conn: &Conn) {
+    if conn.slot().is_some()
+        && let Some(group) = lgr::get(conn.lgr.load(Relaxed))
+    {
+        group.conns.fetch_sub(1, AcqRel);
+    }
+}
+
+/// Gives the connection back when nobody holds it and nobody sleeps on it any more.
+pub fn finish(conn: &Conn) {
+    // SYNC: close/sleep. The holders were counted down before.
+    fence(SeqCst);
+    if conn.holders.load(Acquire) != 0 || conn.sleepers.load(Acquire) != 0 {
+        return;
+    }
+    let generation = conn.generation.load(Acquire);
+    if generation & 1 == 0
+        || conn
+            .generation
+            .compare_exchange(generation, generation + 1, AcqRel, Relaxed)
+            .is_err()
+    {
+        return;
+    }
+    trace::end(conn);
+    leave_group(conn);
+    let sndbuf = conn.tx.sndbuf.swap(0, AcqRel);
+    if sndbuf != 0 {
+        os::munmap(sndbuf as *mut u8, conn.tx.size.load(Relaxed) as usize);
+    }
+    if let Some(table) = family::table() {
+        fold(table, conn.row(), conn.has(flag::ACCELERATED));
+    }
+    family::free(conn);
+}
+
+/// Adds a row to the totals.
+fn fold(table: &TableHeader, row: &Row, accelerated: bool) {
+    let mode = row.mode.swap(Mode::Free as u32, AcqRel);
+    if mode == Mode::Listen as u32 || mode == Mode::Init as u32 || mode == Mode::Free as u32 {
+        return;
+    }
+    let t = &table.totals;
+    for (total, part) in [
+        (&t.smc_tx.bytes, &row.smc_tx.bytes),
+        (&t.smc_rx.bytes, &row.smc_rx.bytes),
+        (&t.tcp_tx, &row.tcp_tx),
+        (&t.tcp_rx, &row.tcp_rx),
+        (&t.rings, &row.rings),
+        (&t.sleeps, &row.sleeps),
+        (&t.spin_hits, &row.spin_hits),
+        (&t.spin_misses, &row.spin_misses),
+        (&t.full, &row.full),
+    ] {
+        if part.load(Relaxed) != 0 {
+            total.fetch_add(part.swap(0, Relaxed), Relaxed);
+        }
+    }
+    for (total, part) in [(&t.smc_tx, &row.smc_tx), (&t.smc_rx, &row.smc_rx)] {
+        for (total, part) in total.sizes.iter().zip(&part.sizes) {
+            if part.load(Relaxed) != 0 {
+                total.fetch_add(part.swap(0, Relaxed), Relaxed);
+            }
+        }
+    }
+    if accelerated {
+        t.upgrades
+            .fetch_add(u64::from(row.upgrades.swap(0, Relaxed)), Relaxed);
+        t.reverts
+            .fetch_add(u64::from(row.reverts.swap(0, Relaxed)), Relaxed);
+        t.accelerated.fetch_add(1, Relaxed);
+    } else {
+        t.plain.fetch_add(1, Relaxed);
+        table.count_reason(row.reason.load(Relaxed));
+    }
+}
+
+/// Gives back connections whose only holder died without closing them.
+pub fn sweep() {
+    let high = family::table().map_or(0, |t| t.high.load(Relaxed));
+    let me = lock::pid();
+    for conn in (0..high).filter_map(family::conn) {
+        let pid = conn.row().pid.load(Relaxed);
+        if conn.generation.load(Relaxed) & 1 == 1
+            && conn.holders.load(Relaxed) == 1
+            && pid != 0
+            && pid != me
+            && !os::process_alive(pid)
+            && conn.holders.compare_exchange(1, 0, AcqRel, Relaxed).is_ok()
+        {
+            finish(conn);
+        }
+    }
+}
+
+/// The kernel is about to close a descriptor without a call of the program: others that hold the
+/// connection go on alone.
+pub fn abandon(sock: Sock) {
+    let alone = sock
+        .holders
+        .fetch_update(AcqRel, Relaxed, |n| (n > 1).then(|| n - 1))
+        .is_err();
+    if alone && sock.phase() == phase::PAIRED {
+        end_handshake(sock);
+        hand_over(sock);
+    }
+}

@@ -1,0 +1,49 @@
+//! A peer that died while a handshake message of ours lay unread in its socket.
+//!
+//! The kernel resets a connection whose socket is closed with unread bytes. When the message is all
+//! that was unread, plain TCP would have ended the stream in order: the program is shown that end,
+//! and the reset only where TCP would have shown one too, after it has sent something more.
+
+use super::{Conn, Sock, flag};
+use protocol::shm::pair::GateState;
+use std::sync::atomic::Ordering::*;
+
+/// Whether a message of ours is all that the peer has not read.
+fn only_message_unread(conn: &Conn) -> bool {
+    let Some(slot) = conn.slot() else {
+        return false;
+    };
+    slot.gate(conn.role()).state() == GateState::Busy
+        && slot.counts(conn.role().peer()).consumed.load(Acquire) == conn.tx.sent.load(Acquire)
+}
+
+/// Whether the reset that the kernel reports is an end of the stream for the program.
+pub fn in_order(conn: &Conn) -> bool {
+    if conn.has(flag::ENDED) {
+        return !conn.has(flag::DEAD);
+    }
+    if conn.has(flag::DEAD | flag::RESET) || !only_message_unread(conn) {
+        return false;
+    }
+    conn.set(flag::ENDED);
+    true
+}
+
+/// As [`in_order`], for an errno of the kernel's.
+pub fn in_order_after(conn: &Conn, errno: i32) -> bool {
+    matches!(errno, libc::ECONNRESET | libc::EPIPE) && in_order(conn)
+}
+
+/// Poll bits of the kernel's as the program is to see them.
+pub fn mask(sock: Sock, seen: i16) -> i16 {
+    if seen & libc::POLLHUP == 0 || sock.has(flag::SHUT_WR) || !in_order(&sock) {
+        return seen;
+    }
+    seen & !(libc::POLLHUP | libc::POLLERR)
+}
+
+/// A send after the end: TCP takes it and learns from the answer that nobody is there.
+pub fn swallow(conn: &Conn, n: usize) -> usize {
+    conn.set(flag::DEAD);
+    n
+}

@@ -1,0 +1,101 @@
+//! A connection that loses its last descriptor while a call of this process waits on it. The kernel
+//! keeps the file for such a call: it goes on, and the connection ends with it. So do we, with a
+//! descriptor of our own.
+
+use super::{Conn, Sock, close};
+use crate::{ctx, fds, os, ownfd, wait};
+use protocol::stats::ROWS;
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::{AtomicI32, AtomicU16, Ordering::*};
+
+/// Calls of this process that wait, or have waited, on connection N.
+static CALLS: [AtomicU16; ROWS] = [const { AtomicU16::new(0) }; ROWS];
+/// The descriptor that keeps connection N, + 1.
+static KEPT: [AtomicI32; ROWS] = [const { AtomicI32::new(0) }; ROWS];
+
+fn calls(conn: &Conn) -> &'static AtomicU16 {
+    static NONE: AtomicU16 = AtomicU16::new(0);
+    CALLS.get(conn.index() as usize).unwrap_or(&NONE)
+}
+
+fn place(conn: &Conn) -> &'static AtomicI32 {
+    static NONE: AtomicI32 = AtomicI32::new(0);
+    KEPT.get(conn.index() as usize).unwrap_or(&NONE)
+}
+
+/// Runs the part of a call that may wait.
+pub fn during<R>(conn: &'static Conn, call: impl FnOnce() -> R) -> R {
+    calls(conn).fetch_add(1, AcqRel);
+    let at = std::ptr::from_ref(conn).cast_mut().cast();
+    // SAFETY: connections are never unmapped, and the call is taken back here only.
+    unsafe { wait::undone(call_over, at, call) }
+}
+
+unsafe extern "C" fn call_over(conn: *mut c_void) {
+    // SAFETY: `during` has passed a connection.
+    let conn: &'static Conn = unsafe { &*conn.cast() };
+    if calls(conn).fetch_sub(1, AcqRel) == 1 {
+        release(conn);
+    }
+}
+
+/// Keeps the connection for a call that waits on it. False: there is none, or no descriptor.
+pub fn keep(sock: Sock) -> bool {
+    if calls(sock.conn).load(Acquire) == 0 {
+        return false;
+    }
+    // `raise` closes what it is given.
+    let Ok(fd) = os::fcntl(sock.fd, libc::F_DUPFD_CLOEXEC, 3)
+        .map(|fd| fd as c_int)
+        .and_then(ownfd::raise)
+    else {
+        return false;
+    };
+    place(sock.conn).store(fd + 1, Release);
+    true
+}
+
+/// After [`keep`] and the close: the call may have ended meanwhile. If not, it sleeps in a ppoll that
+/// goes by the number, which means something else by now or nothing: it has to take the new one.
+pub fn settle(conn: &'static Conn) {
+    ctx::ring_sleepers();
+    if calls(conn).load(Acquire) == 0 {
+        release(conn);
+    }
+}
+
+fn release(conn: &'static Conn) {
+    let fd = place(conn).swap(0, AcqRel) - 1;
+    if fd >= 0 {
+        let sock = Sock { fd, conn };
+        close::end(sock, || {
+            ownfd::close(fd);
+            0
+        });
+    }
+}
+
+/// The connection under the descriptor that the program has closed.
+pub fn find(conn: &'static Conn) -> Option<Sock> {
+    let fd = place(conn).load(Acquire) - 1;
+    (fd >= 0 && fds::count(conn) == 0).then_some(Sock { fd, conn })
+}
+
+pub fn moved(from: c_int, to: c_int) {
+    for place in &KEPT {
+        let _ = place.compare_exchange(from + 1, to + 1, AcqRel, Relaxed);
+    }
+}
+
+/// In the child of a fork: the calls are the parent's.
+pub fn forked() {
+    for (calls, kept) in CALLS.iter().zip(&KEPT) {
+        if calls.load(Relaxed) != 0 {
+            calls.store(0, Relaxed);
+            let fd = kept.swap(0, Relaxed) - 1;
+            if fd >= 0 {
+                ownfd::close(fd);
+            }
+        }
+    }
+}

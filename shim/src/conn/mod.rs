@@ -1,0 +1,471 @@
+//! A connection: its state, in memory that the fork family shares.
+//!
+//! Everything is atomic: threads and forked processes look at it together. Who may write what:
+//! `tx` its lock's holder, `rx` its lock's holder, `phase` and `step` by compare-and-swap.
+
+pub mod claim;
+pub mod close;
+pub mod died;
+pub mod handshake;
+pub mod kept;
+pub mod life;
+pub mod onto_ring;
+pub mod outbox;
+pub mod ready;
+pub mod revert;
+pub mod rx;
+pub mod tx;
+
+use crate::lock::Lock;
+use crate::{family, trace};
+use outbox::{Inbox, Outbox};
+use protocol::ids::Role;
+use protocol::shm::consumer_word::ConsumerWord;
+use protocol::shm::pair::PairSlot;
+use protocol::shm::ring::{DmbHeader, RING_AT};
+use protocol::stats::{Row, shut};
+use protocol::trace::Kind;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
+
+/// Where a socket stands. Order matters: from [`CLAIMED`] to [`PAIRED`] calls are careful.
+pub mod phase {
+    pub const INIT: u32 = 0;
+    pub const LISTEN: u32 = 1;
+    /// Connected (or connecting), plain TCP, may become a candidate.
+    pub const PLAIN: u32 = 2;
+    /// TCP for good; the row says why.
+    pub const BARRED: u32 = 3;
+    /// The daemon knows of it.
+    pub const CLAIMED: u32 = 4;
+    /// Both ends are known; handshake or established, see [`super::step`].
+    pub const PAIRED: u32 = 5;
+}
+
+/// Where the CLC handshake stands.
+pub mod step {
+    /// Client: Proposal to be sent. Server: Proposal awaited.
+    pub const START: u32 = 0;
+    /// Client: Accept awaited.
+    pub const PROPOSED: u32 = 1;
+    /// Server: Accept to be sent.
+    pub const ACCEPT: u32 = 2;
+    /// Server: Confirm awaited.
+    pub const ACCEPTED: u32 = 3;
+    /// Client: Confirm to be sent.
+    pub const CONFIRM: u32 = 4;
+    /// Client: ConfirmAck awaited.
+    pub const CONFIRMED: u32 = 5;
+    /// Server: ConfirmAck to be sent.
+    pub const ACK: u32 = 6;
+    pub const ESTABLISHED: u32 = 7;
+    /// Decline to be sent.
+    pub const DECLINE: u32 = 8;
+    /// Over without SMC: no message is sent or awaited.
+    pub const OVER: u32 = 9;
+}
+
+/// Bits of [`Conn::flags`].
+pub mod flag {
+    /// O_NONBLOCK of the open file description.
+    pub const NONBLOCK: u32 = 1;
+    /// This end called connect.
+    pub const CLIENT: u32 = 2;
+    /// RDHUP, HUP or ERR was seen on the TCP socket.
+    pub const FIN_SEEN: u32 = 4;
+    /// ECONNRESET is owed to the program.
+    pub const RESET: u32 = 0x10;
+    /// The reset was reported; sends give EPIPE, receives 0.
+    pub const DEAD: u32 = 0x20;
+    /// Back to TCP at the next call, for good.
+    pub const LEAVE: u32 = 0x40;
+    /// Was on a ring at some time.
+    pub const ACCELERATED: u32 = 0x80;
+    /// The program called shutdown for writing.
+    pub const SHUT_WR: u32 = 0x100;
+    /// The program called shutdown for reading.
+    pub const SHUT_RD: u32 = 0x200;
+    /// The ring was full for the program: an EPOLLOUT edge is owed when space comes.
+    pub const NOSPACE: u32 = 0x400;
+    /// This side has opened its gate at least once.
+    pub const GATED: u32 = 0x800;
+    /// The kernel's reset is the end of the stream to the program, see [`super::died`].
+    pub const ENDED: u32 = 0x1000;
+    /// TCP_INQ: the program wants to be told how much is left.
+    pub const INQ: u32 = 0x2000;
+}
+
+/// Send half.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Tx {
+    pub lock: Lock,
+    /// Non-zero: this direction is on the ring.
+    pub ring: AtomicU32,
+    pub size: AtomicU32,
+    /// Ring position published.
+    pub produced: AtomicU64,
+    /// The peer's ring position as checked last.
+    pub consumed: AtomicU64,
+    /// Private copy-mode buffer, or 0.
+    pub sndbuf: AtomicU64,
+    /// Application bytes given to TCP.
+    pub sent: AtomicU64,
+    /// While the peer has frozen the ring: the next ring position to be repeated over TCP, + 1.
+    pub repeat: AtomicU64,
+    /// Clock of the first look that found the ring full without movement, or 0.
+    pub stalled: AtomicU64,
+    /// Peer position at that look.
+    pub stalled_at: AtomicU64,
+    /// Times that the reader of a full ring seemed to stand still.
+    pub stalls: AtomicU32,
+    /// Clock of the last look at the TCP socket while the peer did not read.
+    pub looked: AtomicU64,
+    /// Counts the times that space came after the ring was full.
+    pub edges: AtomicU32,
+    /// Bytes sent at which to pause for the way onto the ring, or 0.
+    pub retry: AtomicU64,
+    /// Bytes that had gone over TCP when the direction left the ring.
+    pub left: AtomicU64,
+    pub backoff: AtomicU32,
+    /// The daemon's order to stay on TCP that was followed last ([`PairSlot::held_until`]).
+    pub held: AtomicU64,
+}
+
+/// Receive half.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Rx {
+    pub lock: Lock,
+    /// Non-zero: this direction is on the ring; generation + 1.
+    pub ring: AtomicU32,
+    pub size: AtomicU32,
+    /// Ring position taken.
+    pub consumed: AtomicU64,
+    /// The peer's ring position as checked last.
+    pub produced: AtomicU64,
+    /// Ring position published to the peer.
+    pub confirmed: AtomicU64,
+    /// Application bytes taken from TCP.
+    pub taken: AtomicU64,
+    /// Clock of the last look at the TCP socket while the ring was empty.
+    pub looked: AtomicU64,
+    /// Non-zero: we froze the ring and the sender has not followed yet.
+    pub frozen: AtomicU32,
+    /// The consumer cursor's word, which carries all flags.
+    pub word: ConsumerWord,
+    /// Bytes that this end had sent when it waited for the peer last.
+    pub sent_before: AtomicU64,
+    /// Spin budget in clock cycles (see `spin`).
+    pub spin: AtomicU32,
+}
+
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Conn {
+    /// Odd while in use.
+    pub generation: AtomicU32,
+    pub phase: AtomicU32,
+    pub flags: AtomicU32,
+    pub step: AtomicU32,
+    /// Processes that hold it.
+    pub holders: AtomicU32,
+    /// Threads in a kernel call that was begun while the connection was plain.
+    pub plain: AtomicU32,
+    /// Threads asleep in one of our waits for it.
+    pub sleepers: AtomicU32,
+    /// Changes between sending and receiving. Odd: the last call sent.
+    pub exchanges: AtomicU32,
+    /// Process whose session claimed it.
+    pub claimant: AtomicU32,
+    /// Link group, index + 1 in the table of the process that paired it.
+    pub lgr: AtomicU32,
+    pub reason_to_send: AtomicU32,
+    /// Errno of the kernel's that a call met after it had moved something, for the next call.
+    pub owed: AtomicU32,
+    /// Total bytes at which a claim is tried again.
+    pub reclaim_at: AtomicU64,
+    pub pair: AtomicU64,
+    slot: AtomicU64,
+    own: AtomicU64,
+    peer: AtomicU64,
+    pub own_token: AtomicU64,
+    pub peer_token: AtomicU64,
+    pub own_index: AtomicU32,
+    pub peer_index: AtomicU32,
+    /// Contexts that watch the connection, as published to the peer.
+    pub watchers: [AtomicU64; 2],
+    pub watch_lock: Lock,
+    pub outbox: Outbox,
+    pub inbox: Inbox,
+    pub tx: Tx,
+    pub rx: Rx,
+}
+
+impl Conn {
+    pub fn index(&self) -> u32 {
+        family::index_of(self)
+    }
+
+    pub fn row(&self) -> &'static Row {
+        family::row(self.index())
+    }
+
+    pub fn has(&self, flag: u32) -> bool {
+        self.flags.load(Relaxed) & flag != 0
+    }
+
+    /// Sets a flag; tells whether it was clear.
+    pub fn set(&self, flag: u32) -> bool {
+        let shut = flag & (flag::SHUT_WR | flag::SHUT_RD | flag::FIN_SEEN);
+        if shut != 0 {
+            self.show_shut(shut);
+        }
+        self.flags.fetch_or(flag, AcqRel) & flag == 0
+    }
+
+    /// For the tool.
+    fn show_shut(&self, flags: u32) {
+        let mut bits = 0;
+        for (flag, bit) in [
+            (flag::SHUT_WR, shut::WRITING),
+            (flag::SHUT_RD, shut::READING),
+            (flag::FIN_SEEN, shut::PEER),
+        ] {
+            if flags & flag != 0 {
+                bits |= bit;
+            }
+        }
+        self.row().shut.fetch_or(bits, Relaxed);
+    }
+
+    pub fn clear(&self, flag: u32) -> bool {
+        self.flags.fetch_and(!flag, AcqRel) & flag != 0
+    }
+
+    pub fn put_nonblock(&self, on: bool) {
+        if on {
+            self.set(flag::NONBLOCK);
+        } else {
+            self.clear(flag::NONBLOCK);
+        }
+    }
+
+    pub fn role(&self) -> Role {
+        if self.has(flag::CLIENT) {
+            Role::Client
+        } else {
+            Role::Server
+        }
+    }
+
+    pub fn phase(&self) -> u32 {
+        self.phase.load(Acquire)
+    }
+
+    pub fn change_phase(&self, from: u32, to: u32) -> bool {
+        self.phase
+            .compare_exchange(from, to, AcqRel, Acquire)
+            .is_ok()
+    }
+
+    /// Both halves of the memory shared with the peer. `None` before [`Conn::attach`].
+    pub fn slot(&self) -> Option<&'static PairSlot> {
+        let at = self.slot.load(Acquire) as *const PairSlot;
+        // SAFETY: set by `attach` to a checked place in an arena that stays mapped in this process
+        // as long as the connection is held here; all fields are atomics.
+        unsafe { at.as_ref() }
+    }
+
+    /// Header of the own RMB: what the peer writes.
+    pub fn own(&self) -> Option<&'static DmbHeader> {
+        // SAFETY: as in `slot`.
+        unsafe { (self.own.load(Relaxed) as *const DmbHeader).as_ref() }
+    }
+
+    /// Header of the peer's RMB: what we write.
+    pub fn peer(&self) -> Option<&'static DmbHeader> {
+        // SAFETY: as in `slot`.
+        unsafe { (self.peer.load(Relaxed) as *const DmbHeader).as_ref() }
+    }
+
+    /// Start of the ring that the peer fills.
+    pub fn own_ring(&self) -> *mut u8 {
+        (self.own.load(Relaxed) + u64::from(RING_AT)) as *mut u8
+    }
+
+    /// Start of the ring that we fill.
+    pub fn peer_ring(&self) -> *mut u8 {
+        (self.peer.load(Relaxed) + u64::from(RING_AT)) as *mut u8
+    }
+
+    /// Places of the shared memory, checked by the caller against the arena.
+    pub fn attach(&self, slot: *const u8, own: *const u8, peer: *const u8) {
+        self.own.store(own as u64, Relaxed);
+        self.peer.store(peer as u64, Relaxed);
+        self.slot.store(slot as u64, Release);
+    }
+
+    pub fn tx_ring(&self) -> bool {
+        self.tx.ring.load(Acquire) != 0
+    }
+
+    pub fn rx_ring(&self) -> bool {
+        self.rx.ring.load(Acquire) != 0
+    }
+
+    pub fn on_ring(&self) -> bool {
+        self.tx_ring() || self.rx_ring()
+    }
+
+    /// Whether calls must go through our state machine rather than straight to the kernel.
+    pub fn careful(&self) -> bool {
+        self.phase.load(Acquire) >= phase::CLAIMED
+    }
+
+    pub fn count_tcp_sent(&self, n: u64) {
+        self.tx.sent.fetch_add(n, AcqRel);
+        self.row().tcp_tx.fetch_add(n, Relaxed);
+        self.count_exchange(true);
+    }
+
+    pub fn count_tcp_taken(&self, n: u64) {
+        self.rx.taken.fetch_add(n, AcqRel);
+        self.row().tcp_rx.fetch_add(n, Relaxed);
+        self.count_exchange(false);
+    }
+
+    fn count_exchange(&self, sent: bool) {
+        let seen = self.exchanges.load(Relaxed);
+        if seen.is_multiple_of(2) == sent {
+            // Another thread may have counted the same change.
+            let next = seen.wrapping_add(1);
+            let _ = self
+                .exchanges
+                .compare_exchange(seen, next, Relaxed, Relaxed);
+        }
+    }
+
+    /// Total application bytes over TCP.
+    pub fn tcp_bytes(&self) -> u64 {
+        self.tx.sent.load(Relaxed) + self.rx.taken.load(Relaxed)
+    }
+
+    /// The kernel reports a broken connection once. A call that has moved something gives its
+    /// count instead, and leaves the error to the next.
+    pub fn owe(&self, errno: i32) {
+        if matches!(errno, libc::ECONNRESET | libc::ETIMEDOUT) {
+            self.owed.store(errno as u32, Release);
+        }
+    }
+
+    /// After a kernel call has failed: a reset is reported once, to whoever came first.
+    pub fn note_error(&self, errno: i32) {
+        if errno == libc::ECONNRESET {
+            self.set(flag::DEAD);
+        }
+    }
+
+    pub fn take_owed(&self) -> Option<i32> {
+        if self.owed.load(Relaxed) == 0 {
+            return None;
+        }
+        let errno = self.owed.swap(0, AcqRel) as i32;
+        (errno != 0).then_some(errno)
+    }
+
+    /// Says why the connection is on TCP.
+    pub fn reason(&self, code: u32) {
+        self.row().reason.store(code, Relaxed);
+    }
+
+    /// TCP from here on, for good. Only from phases without a pair.
+    pub fn bar(&self, code: u32) {
+        self.reason(code);
+        for from in [phase::PLAIN, phase::CLAIMED, phase::INIT] {
+            if self.change_phase(from, phase::BARRED) {
+                crate::log::barred(self, code);
+                trace::event(self, Kind::Barred, code, 0);
+                return;
+            }
+        }
+    }
+
+    /// Puts all fields back for a new socket.
+    pub fn reset(&self) {
+        self.flags.store(0, Relaxed);
+        self.step.store(0, Relaxed);
+        for word in [
+            &self.plain,
+            &self.sleepers,
+            &self.exchanges,
+            &self.claimant,
+            &self.lgr,
+            &self.reason_to_send,
+            &self.owed,
+            &self.own_index,
+            &self.peer_index,
+            &self.tx.ring,
+            &self.tx.size,
+            &self.tx.edges,
+            &self.tx.backoff,
+            &self.tx.stalls,
+            &self.rx.ring,
+            &self.rx.size,
+            &self.rx.frozen,
+            &self.rx.spin,
+        ] {
+            word.store(0, Relaxed);
+        }
+        for word in [
+            &self.reclaim_at,
+            &self.pair,
+            &self.slot,
+            &self.own,
+            &self.peer,
+            &self.own_token,
+            &self.peer_token,
+            &self.watchers[0],
+            &self.watchers[1],
+            &self.tx.produced,
+            &self.tx.consumed,
+            &self.tx.sndbuf,
+            &self.tx.sent,
+            &self.tx.repeat,
+            &self.tx.stalled,
+            &self.tx.stalled_at,
+            &self.tx.looked,
+            &self.tx.retry,
+            &self.tx.left,
+            &self.tx.held,
+            &self.rx.consumed,
+            &self.rx.produced,
+            &self.rx.confirmed,
+            &self.rx.taken,
+            &self.rx.looked,
+            &self.rx.sent_before,
+        ] {
+            word.store(0, Relaxed);
+        }
+        self.inbox.clear();
+        self.rx.word.reset();
+        self.tx.lock.reset();
+        self.rx.lock.reset();
+        self.watch_lock.reset();
+        self.phase.store(phase::INIT, Release);
+    }
+}
+
+/// A descriptor with the connection behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Sock {
+    pub fd: c_int,
+    pub conn: &'static Conn,
+}
+
+impl std::ops::Deref for Sock {
+    type Target = Conn;
+    fn deref(&self) -> &Conn {
+        self.conn
+    }
+}

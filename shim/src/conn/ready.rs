@@ -1,0 +1,154 @@
+//! Readiness of a connection: what poll, select and epoll report.
+
+use super::{Sock, died, flag, handshake, onto_ring, phase, revert, rx, tx};
+use crate::os;
+use protocol::shm::pair::{Carrier, GateState};
+use std::sync::atomic::Ordering::*;
+
+pub const IN: i16 = libc::POLLIN | libc::POLLRDNORM;
+pub const OUT: i16 = libc::POLLOUT | libc::POLLWRNORM;
+pub const GONE: i16 = libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR;
+
+/// Takes care of what the peer has changed: handshake messages, a direction that moved.
+pub fn service(sock: Sock) {
+    if sock.phase() != phase::PAIRED {
+        return;
+    }
+    let Some(slot) = sock.slot() else { return };
+    if !sock.rx_ring() || !sock.tx_ring() {
+        handshake::pump(sock);
+    }
+    let incoming = slot.direction(sock.role().peer()).load().carrier;
+    let moved = if sock.rx_ring() {
+        incoming != Carrier::Ring && rx::available(&sock) == 0
+    } else {
+        onto_ring::gone(&sock, slot) || sock.rx.frozen.load(Relaxed) != 0
+    };
+    if moved && let Some(held) = sock.rx.lock.try_lock() {
+        if sock.rx_ring() {
+            rx::drained(sock);
+        } else if sock.rx.frozen.load(Relaxed) != 0 {
+            revert::thaw(sock, slot);
+        } else {
+            onto_ring::follow(&sock, slot);
+        }
+        sock.rx.lock.unlock(held);
+    }
+    let outgoing = slot.direction(sock.role()).load();
+    let left = sock.tx_ring()
+        && (outgoing.carrier != Carrier::Ring
+            || revert::recalled(&sock, slot)
+            || tx::must_leave(sock, tx::peer_flags(&sock)));
+    if (left || sock.tx.repeat.load(Relaxed) != 0)
+        && let Some(held) = sock.tx.lock.try_lock()
+    {
+        // Only what holds under the lock counts: another thread may have followed already.
+        let outgoing = slot.direction(sock.role()).load();
+        if sock.tx_ring() && outgoing.carrier == Carrier::Frozen {
+            revert::follow_freeze(sock, outgoing);
+        } else if sock.tx_ring() && revert::recalled(&sock, slot) {
+            revert::follow_recall(sock, slot);
+        } else if sock.tx_ring() {
+            revert::finish(sock, protocol::reason::PEER_CLOSING);
+        } else if sock.tx.repeat.load(Relaxed) != 0 {
+            revert::repeat(sock);
+        }
+        sock.tx.lock.unlock(held);
+    }
+}
+
+/// Notes what the kernel says about the end of the stream. True: the peer is newly known to have
+/// ended it, and [`service`] has something to do.
+pub fn note_gone(sock: Sock, from_kernel: i16) -> bool {
+    let mut gone = from_kernel & GONE;
+    if sock.has(flag::SHUT_RD) {
+        // Our own shutdown says nothing about the peer.
+        gone &= !libc::POLLRDHUP;
+        if sock.has(flag::SHUT_WR) {
+            gone &= !libc::POLLHUP;
+        }
+    }
+    gone != 0 && sock.on_ring() && sock.set(flag::FIN_SEEN)
+}
+
+/// Whether the kernel has a lasting answer about the end of the stream, which is to be part of each
+/// answer of ours.
+pub fn ending(sock: Sock) -> bool {
+    sock.has(flag::FIN_SEEN | flag::SHUT_RD)
+}
+
+/// Whether what lies on the TCP socket is a handshake message, and not the program's.
+pub fn message_coming(sock: Sock) -> bool {
+    sock.slot()
+        .is_some_and(|slot| slot.gate(sock.role().peer()).state() == GateState::Busy)
+}
+
+/// Asks the kernel, and takes a handshake message off the stream rather than calling it readable:
+/// there are programs for which a read that gives EAGAIN then is an error.
+pub fn ask_kernel(sock: Sock, events: i16) -> i16 {
+    for _ in 0..4 {
+        let seen = died::mask(sock, os::poll_one(sock.fd, events, 0).unwrap_or(0));
+        if seen & IN == 0 || !message_coming(sock) {
+            return seen;
+        }
+        service(sock);
+    }
+    died::mask(sock, os::poll_one(sock.fd, events & !IN, 0).unwrap_or(0))
+}
+
+/// What the ring says about readiness: poll bits among IN and OUT.
+pub fn ring_mask(sock: Sock) -> i16 {
+    let mut mask = 0;
+    if sock.rx_ring() && (rx::available(&sock) != 0 || ending(sock)) {
+        mask |= IN;
+    }
+    if sock.tx_ring() && (tx::has_room(&sock) || tx::disturbed(&sock)) {
+        mask |= OUT;
+    }
+    if sock.has(flag::SHUT_RD) {
+        mask |= IN | libc::POLLRDHUP;
+    }
+    if sock.owed.load(Relaxed) != 0 {
+        mask |= libc::POLLERR;
+    }
+    if sock.has(flag::RESET | flag::DEAD) {
+        mask |= IN | OUT | libc::POLLHUP | libc::POLLRDHUP;
+        if sock.has(flag::RESET) {
+            mask |= libc::POLLERR;
+        }
+    }
+    mask
+}
+
+/// Which of the events that the program asks for must be asked of the kernel. HUP and ERR come
+/// unasked; RDHUP is asked for while a ring carries, because it tells of the peer's death, but not
+/// when it is known already: a sleep for something else would end at once. IN likewise: nothing comes
+/// over TCP meanwhile, unless another process that holds the connection takes it off the ring.
+pub fn kernel_events(sock: Sock, asked: i16) -> i16 {
+    let mut events = asked;
+    if sock.rx_ring() && ending(sock) {
+        events &= !IN;
+    }
+    if sock.tx_ring() || sock.tx.repeat.load(Relaxed) != 0 {
+        events &= !OUT;
+    }
+    if sock.on_ring() && !ending(sock) {
+        events |= libc::POLLRDHUP;
+    }
+    if sock.tx.repeat.load(Relaxed) != 0 {
+        // Not for the program: to go on with the repetition.
+        events |= libc::POLLOUT;
+    }
+    events
+}
+
+/// The program's answer from the kernel's: notes the end of the stream, adds what the ring says.
+pub fn combine(sock: Sock, asked: i16, from_kernel: i16) -> i16 {
+    note_gone(sock, from_kernel);
+    let mut mask = from_kernel;
+    if sock.tx.repeat.load(Relaxed) != 0 {
+        mask &= !OUT;
+    }
+    mask |= ring_mask(sock);
+    mask & (asked | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL)
+}

@@ -1,0 +1,301 @@
+//! The way back to TCP (design §6), both halves, and the reset of a peer that breaks the rules.
+
+use super::{Conn, Sock, flag, handshake, onto_ring, phase, rx, step, tx};
+use crate::{clock, ctx, epoll, fds, os, trace};
+use protocol::reason;
+use protocol::shm::cdc::Place;
+use protocol::shm::pair::{Carrier, Direction, GateState, PairSlot};
+use protocol::shm::sync::fence;
+use protocol::stats::Mode;
+use protocol::trace::Kind;
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::*;
+
+/// How long a process that must get out waits for the peer's library to repeat what lies unread.
+const WAIT_NS: u64 = 100_000_000;
+
+/// The sending direction goes back to TCP behind what is published. The caller holds the lock.
+pub fn finish(sock: Sock, code: u32) {
+    let Some(slot) = sock.slot() else { return };
+    let word = slot.direction(sock.role());
+    let end = tx::producer(&sock).produced.position;
+    match word.finish(end) {
+        Ok(()) => {
+            sock.tx.ring.store(0, Release);
+            sock.reason(code);
+            trace::event(&sock, Kind::SendTcp, code, end);
+            off_ring(&sock);
+            // A reader asleep on an empty ring is woken by what follows over TCP, but one that
+            // watches for the end of the handover is not.
+            tx::wake_watchers(&sock);
+        }
+        Err(direction) => follow_freeze(sock, direction),
+    }
+    sock.tx.left.store(sock.tx.sent.load(Relaxed), Relaxed);
+    sock.tx.retry.store(0, Relaxed);
+}
+
+/// Whether the daemon wants the direction off the ring, on which it is, and nobody followed yet.
+pub fn recalled(conn: &Conn, slot: &PairSlot) -> bool {
+    let until = slot.held_until();
+    if until == conn.tx.held.load(Relaxed) {
+        return false;
+    }
+    if clock::now() < until {
+        return true;
+    }
+    // Over before it was seen.
+    conn.tx.held.store(until, Relaxed);
+    false
+}
+
+/// Whether the daemon wants the connection on TCP now.
+pub fn held(slot: &PairSlot) -> bool {
+    let until = slot.held_until();
+    until != 0 && clock::now() < until
+}
+
+/// The sending direction leaves the ring as the daemon wants. The caller holds the lock.
+pub fn follow_recall(sock: Sock, slot: &PairSlot) {
+    sock.tx.held.store(slot.held_until(), Relaxed);
+    finish(sock, reason::REVERTED);
+}
+
+/// The receiver has frozen the ring: what it did not take is repeated over TCP. The caller holds
+/// the send lock.
+pub fn follow_freeze(sock: Sock, direction: Direction) {
+    if sock.tx.ring.swap(0, AcqRel) == 0 {
+        return;
+    }
+    let producer = tx::producer(&sock);
+    if direction.carrier == Carrier::Frozen {
+        let from = direction.position_after(producer.consumed.position, producer.produced.position);
+        let Some(from) = from else { return reset(sock) };
+        sock.tx.repeat.store(from + 1, Release);
+    }
+    sock.reason(reason::REVERTED);
+    trace::event(&sock, Kind::SendTcp, reason::REVERTED, direction.position);
+    off_ring(&sock);
+    if sock.tx.repeat.load(Relaxed) != 0 {
+        repeat(sock);
+    }
+}
+
+/// Repeats over TCP what the receiver left on the ring. True: all of it is given to the kernel.
+pub fn repeat(sock: Sock) -> bool {
+    let Some(slot) = sock.slot() else { return true };
+    let producer = tx::producer(&sock);
+    loop {
+        let from = sock.tx.repeat.load(Relaxed).wrapping_sub(1);
+        let end = producer.produced.position;
+        if from >= end {
+            let _ = slot.direction(sock.role()).to_tcp();
+
+            sock.tx.consumed.store(end, Relaxed);
+            sock.tx.repeat.store(0, Release);
+            return true;
+        }
+        let place = Place::at(from, producer.size.max(1));
+        let to_end = producer.size - place.cursor.count;
+        let n = to_end.min((end - from) as u32) as usize;
+        let at = sock.peer_ring().wrapping_add(place.cursor.count as usize);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        match os::send_raw(sock.fd, at, n, flags) {
+            Ok(n) => {
+                sock.tx.sent.fetch_add(n as u64, AcqRel);
+                sock.row().tcp_tx.fetch_add(n as u64, Relaxed);
+                sock.tx.repeat.store(from + n as u64 + 1, Release);
+            }
+            Err(libc::EINTR) => {}
+            Err(libc::EAGAIN) => return false,
+            // The connection is dead: there is nobody to repeat it for.
+            Err(_) => sock.tx.repeat.store(end + 1, Release),
+        }
+    }
+}
+
+/// The receiving direction shall go back to TCP. The caller holds the receive lock.
+fn freeze(sock: Sock, slot: &PairSlot) {
+    // Also before this end has followed the sender onto the ring.
+    if !sock.rx_ring() && onto_ring::up_to_seam(&sock, slot).is_none() {
+        return;
+    }
+    let consumer = rx::consumer(&sock);
+    rx::confirm(&sock, consumer.consumed, 0);
+    let direction = slot.direction(sock.role().peer());
+    // If not, the sender was first: the ring is drained up to its end.
+    if direction.freeze(consumer.consumed.position).is_ok() {
+        sock.rx.frozen.store(1, Release);
+        if sock.rx.ring.swap(0, AcqRel) != 0 {
+            trace::event(&sock, Kind::ReceiveTcp, 0, consumer.consumed.position);
+            off_ring(&sock);
+        }
+        tx::wake_watchers(&sock);
+    }
+}
+
+/// After a freeze that the sender has followed: both ends agree again where the ring is empty. The
+/// caller holds the receive lock.
+pub fn thaw(sock: Sock, slot: &PairSlot) {
+    if slot.direction(sock.role().peer()).load().carrier != Carrier::Tcp {
+        return;
+    }
+    let Some(own) = sock.own() else { return };
+    let mut consumer = rx::consumer(&sock);
+    if consumer.refresh(own).is_err() {
+        return reset(sock);
+    }
+    let end = consumer.produced;
+    sock.rx.produced.store(end.position, Relaxed);
+    sock.rx.consumed.store(end.position, Release);
+    slot.counts(sock.role()).taken.store(end.position, Release);
+    rx::confirm(&sock, end, 0);
+    sock.rx.frozen.store(0, Release);
+}
+
+/// A direction has left the ring.
+pub fn off_ring(conn: &Conn) {
+    epoll::stir(conn);
+    let row = conn.row();
+    row.reverts.fetch_add(1, Relaxed);
+    if !conn.on_ring() {
+        row.mode.store(Mode::Tcp as u32, Relaxed);
+        if row.reason.load(Relaxed) == reason::HANDSHAKE {
+            conn.reason(reason::REVERTED);
+        }
+    }
+}
+
+/// Both directions back to TCP for good, because the program is about to do something that only
+/// the kernel's socket can carry. True: nothing of the stream is left in memory.
+pub fn leave(sock: Sock, code: u32) -> bool {
+    super::claim::withdraw(sock.conn, phase::BARRED);
+    if sock.phase() != phase::PAIRED {
+        sock.bar(code);
+        return true;
+    }
+    if sock.has(flag::SHUT_RD) && sock.has(flag::SHUT_WR) {
+        // What were repeated over TCP now would be answered by a reset. The ring is there to be read.
+        return true;
+    }
+    let Some(slot) = sock.slot() else { return true };
+    sock.set(flag::LEAVE);
+    let end = clock::now() + WAIT_NS;
+    while !leave_step(sock, slot, code) {
+        if clock::now() >= end {
+            ctx::ring_sleepers();
+            return false;
+        }
+        match other_end(sock) {
+            Some(other) => super::ready::service(other),
+            None => {
+                let _ = os::poll_one(sock.fd, libc::POLLIN, 1);
+            }
+        }
+    }
+    if sock.step.load(Relaxed) == step::ESTABLISHED {
+        sock.reason(code);
+    }
+    epoll::restore(sock.conn);
+    if sock.change_phase(phase::PAIRED, phase::BARRED) {
+        trace::event(&sock, Kind::Barred, code, 0);
+    }
+    // Another thread may sleep for the ring, and must look at the kernel's socket from now on.
+    ctx::ring_sleepers();
+    true
+}
+
+/// As [`leave`], for all connections of the process. Those with bytes on their rings first: when both
+/// ends are here, the sender must not close its ring before the receiver has had it repeated.
+pub fn leave_all(code: u32) {
+    for unread in [true, false] {
+        for sock in fds::socks(0, c_int::MAX) {
+            if (sock.rx_ring() && rx::available(&sock) != 0) == unread {
+                leave(sock, code);
+            }
+        }
+    }
+}
+
+/// The other end of the connection, when this process holds it as well: then nobody else may be
+/// there to do its part.
+fn other_end(sock: Sock) -> Option<Sock> {
+    let pair = sock.pair.load(Relaxed);
+    fds::socks(0, c_int::MAX)
+        .find(|other| other.pair.load(Relaxed) == pair && !std::ptr::eq(other.conn, sock.conn))
+}
+
+/// One attempt to leave; true when nothing more is to be done here. A ring that is frozen with
+/// nothing left on it is as good as TCP: what the sender puts there later, it repeats by itself.
+fn leave_step(sock: Sock, slot: &PairSlot, code: u32) -> bool {
+    let held = sock.tx.lock.lock();
+    if sock.tx_ring() {
+        finish(sock, code);
+    }
+    let sent = sock.tx.repeat.load(Relaxed) == 0 || repeat(sock);
+    sock.tx.lock.unlock(held);
+    let held = sock.rx.lock.lock();
+    let shut = close_gate(sock, slot);
+    if shut {
+        // The sender may have switched before the gate was shut.
+        onto_ring::follow(&sock, slot);
+        freeze(sock, slot);
+        if sock.rx.frozen.load(Relaxed) != 0 {
+            thaw(sock, slot);
+        }
+    }
+    let word = slot.direction(sock.role().peer());
+    let (direction, here) = (word.load(), sock.rx.consumed.load(Acquire));
+    let drained = direction.position_after(here, here).is_some();
+    if direction.carrier == Carrier::Final
+        && drained
+        && word.to_tcp().is_ok()
+        && sock.rx.ring.swap(0, AcqRel) != 0
+    {
+        trace::event(&sock, Kind::ReceiveTcp, code, here);
+        off_ring(&sock);
+    }
+    sock.rx.lock.unlock(held);
+    let carrier = slot.direction(sock.role().peer()).load().carrier;
+    // SYNC: freeze, then look for bytes; the sender publishes bytes, then looks for a freeze.
+    fence(SeqCst);
+    let empty = rx::left_behind(&sock) == 0;
+    let rest_on_tcp = match carrier {
+        Carrier::Tcp => true,
+        Carrier::Frozen => empty,
+        Carrier::Ring | Carrier::Final => empty && sock.has(flag::FIN_SEEN),
+    };
+    sent && shut && rest_on_tcp
+}
+
+/// Shuts the own gate, taking a message that is on its way off the stream first. The caller holds
+/// the receive lock.
+pub fn close_gate(sock: Sock, slot: &PairSlot) -> bool {
+    let gate = slot.gate(sock.role().peer());
+    if gate.state() == GateState::Open {
+        trace::event(&sock, Kind::GateShut, 0, 0);
+    }
+    if !gate.shut() && gate.state() == GateState::Busy {
+        handshake::take_locked(sock, slot);
+    }
+    let shut = gate.shut();
+    if shut {
+        sock.set(flag::GATED);
+        // Whoever acts on a message that was put aside would open the gate again.
+        sock.inbox.clear();
+    }
+    shut
+}
+
+/// The peer wrote what cannot be: the connection is reset, the process goes on.
+pub fn reset(sock: Sock) {
+    sock.reason(reason::PROTOCOL);
+    trace::event(&sock, Kind::Reset, reason::PROTOCOL, 0);
+    sock.tx.ring.store(0, Release);
+    sock.rx.ring.store(0, Release);
+    sock.tx.repeat.store(0, Relaxed);
+    sock.set(flag::RESET);
+    sock.step.store(step::OVER, Release);
+    let _ = os::shutdown(sock.fd, libc::SHUT_RDWR);
+    off_ring(&sock);
+}

@@ -1,0 +1,508 @@
+//! Receiving: from the ring, or from TCP in steps that do not wait.
+
+use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, revert, tx};
+use crate::iov::Iov;
+use crate::{clock, os, trace};
+use protocol::shm::cdc::{self, Cursor, Place};
+use protocol::shm::pair::{Carrier, GateState, PairSlot};
+use protocol::shm::ring::{Consumer, DmbHeader, Span};
+use protocol::shm::sync::fence;
+use protocol::trace::Kind;
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::*;
+
+/// While the ring is empty, how often the TCP socket is asked for an end of the stream by calls
+/// that do not wait (those that wait watch it anyway).
+const LOOK_US: u64 = 50;
+
+/// Between looks at a gate that the sender holds for a switch.
+const SWITCH_NS: u64 = 20_000;
+
+/// What one step of a receive came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Got {
+    /// Bytes; 0 is the end of the stream.
+    Bytes(usize),
+    /// Nothing there now.
+    Empty,
+    Error(i32),
+}
+
+/// Where received bytes go.
+#[derive(Clone, Copy, Debug)]
+pub enum Sink<'a> {
+    /// The program's buffers, from an offset on.
+    Buffers(&'a Iov, usize),
+    /// A descriptor that takes at most so many bytes (splice).
+    Descriptor(c_int, usize),
+}
+
+impl Sink<'_> {
+    fn room(&self) -> usize {
+        match *self {
+            Sink::Buffers(iov, skip) => iov.len - skip,
+            Sink::Descriptor(_, len) => len,
+        }
+    }
+}
+
+/// The private state of the receiving end, as a value.
+pub fn consumer(conn: &Conn) -> Consumer {
+    let size = conn.rx.size.load(Relaxed).max(1);
+    let consumed = Place::at(conn.rx.consumed.load(Acquire), size);
+    let produced = conn.rx.produced.load(Relaxed).max(consumed.position);
+    Consumer {
+        size,
+        consumed,
+        produced: consumed.near(produced, size),
+        confirmed: conn.rx.confirmed.load(Relaxed),
+    }
+}
+
+/// One step. Never waits.
+pub fn once(sock: Sock, sink: Sink<'_>, flags: c_int) -> Got {
+    if !sock.rx_ring() || !sock.tx_ring() {
+        handshake::pump(sock);
+    }
+    let held = sock.rx.lock.lock();
+    let got = step(sock, sink, flags);
+    sock.rx.lock.unlock(held);
+    got
+}
+
+fn step(sock: Sock, sink: Sink<'_>, flags: c_int) -> Got {
+    for _ in 0..1000 {
+        let got = if sock.rx_ring() {
+            from_ring(sock, sink, flags)
+        } else {
+            from_tcp(sock, sink, flags)
+        };
+        if let Some(got) = got {
+            return got;
+        }
+    }
+    // The peer keeps changing the direction word under us.
+    revert::reset(sock);
+    Got::Error(libc::ECONNRESET)
+}
+
+/// `None`: look again, the carrier has changed.
+fn from_ring(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
+    let own = sock.own()?;
+    let mut consumer = consumer(&sock);
+    let room = sink.room().min(u32::MAX as usize) as u32;
+    // The line of the peer's cursor stays with the peer while what was seen before is enough: it can
+    // publish several small messages there for one look of ours.
+    let mut looked = consumer.available() < room;
+    if looked && !look(sock, own, &mut consumer) {
+        revert::reset(sock);
+        return None;
+    }
+    let n = consumer.available().min(room);
+    if n == 0 {
+        return empty_ring(sock, &consumer);
+    }
+    let span = consumer.span(n);
+    let n = if flags & libc::MSG_TRUNC != 0 {
+        n
+    } else {
+        match sink {
+            Sink::Buffers(iov, skip) => {
+                iov.copy_from_ring(skip, sock.own_ring(), span);
+                n
+            }
+            Sink::Descriptor(fd, _) => match pour(fd, sock.own_ring(), span) {
+                Ok(n) => n as u32,
+                Err(e) => return Some(Got::Error(e)),
+            },
+        }
+    };
+    if flags & libc::MSG_PEEK == 0 {
+        let before = consumer.consumed.position;
+        consumer.consumed = consumer.after(n);
+        let after = consumer.consumed.position;
+        if sock
+            .rx
+            .consumed
+            .compare_exchange(before, after, AcqRel, Acquire)
+            .is_err()
+        {
+            // A signal handler received while we copied: what we copied is its, ours comes next.
+            return None;
+        }
+        if let Some(slot) = sock.slot() {
+            slot.counts(sock.role()).taken.store(after, Release);
+        }
+        sock.row().smc_rx.count(n);
+        if !looked && consumer.may_owe_update() {
+            looked = look(sock, own, &mut consumer);
+        }
+        if looked {
+            let (_, peer_flags) = Cursor::from_word(own.consumer.load(Acquire));
+            if consumer.owes_update(peer_flags) {
+                confirm(&sock, consumer.consumed, peer_flags);
+            }
+        }
+    }
+    Some(Got::Bytes(n as usize))
+}
+
+/// Looks how far the peer has published. False: it has published nonsense. The caller holds the lock.
+fn look(sock: Sock, own: &DmbHeader, consumer: &mut Consumer) -> bool {
+    if consumer.refresh(own).is_err() {
+        return false;
+    }
+    sock.rx.produced.store(consumer.produced.position, Relaxed);
+    true
+}
+
+/// Peeks behind the `n` bytes that one carrier has, at what the other holds next. Gives how many
+/// bytes there are.
+pub fn peek_beyond(sock: Sock, n: usize, sink: Sink<'_>, flags: c_int) -> usize {
+    let Some(slot) = sock.slot().filter(|_| sock.phase() == phase::PAIRED) else {
+        return 0;
+    };
+    let held = sock.rx.lock.lock();
+    let end = sock.rx.consumed.load(Acquire) + n as u64;
+    let direction = slot.direction(sock.role().peer()).load();
+    let got = if sock.rx_ring() {
+        let ends =
+            direction.carrier == Carrier::Final && direction.position_after(end, end).is_some();
+        ends.then(|| receive(sock, sink, flags | libc::MSG_PEEK, usize::MAX))
+    } else {
+        let ends = onto_ring::up_to_seam(&sock, slot) == Some(n as u64) && left_behind(&sock) != 0;
+        ends.then(|| from_ring(sock, sink, flags | libc::MSG_PEEK))
+            .flatten()
+    };
+    sock.rx.lock.unlock(held);
+    match got {
+        Some(Got::Bytes(more)) => more,
+        _ => 0,
+    }
+}
+
+/// Writes a span of the ring to a descriptor.
+fn pour(fd: c_int, ring: *mut u8, span: Span) -> Result<usize, i32> {
+    let (list, count) = crate::iov::ring_iovecs(ring, span);
+    os::writev(fd, list.as_ptr(), count)
+}
+
+fn empty_ring(sock: Sock, consumer: &Consumer) -> Option<Got> {
+    let (slot, own) = (sock.slot()?, sock.own()?);
+    let word = slot.direction(sock.role().peer());
+    let direction = word.load();
+    let here = consumer.consumed;
+    match direction.carrier {
+        Carrier::Ring => {}
+        Carrier::Final => {
+            // F may lie beyond what is published so far only while the sender is about to publish.
+            if direction
+                .position_after(here.position, here.position)
+                .is_none()
+            {
+                let mut again = *consumer;
+                if again.refresh(own).is_ok() && again.available() != 0 {
+                    return None;
+                }
+                if sock.has(flag::FIN_SEEN) {
+                    // It never will: what it has announced is lost.
+                    revert::reset(sock);
+                    return None;
+                }
+                return Some(Got::Empty);
+            }
+            if word.to_tcp().is_ok() {
+                confirm(&sock, here, 0);
+                sock.rx.ring.store(0, Release);
+                trace::event(&sock, Kind::ReceiveTcp, 0, here.position);
+                revert::off_ring(&sock);
+            }
+            return None;
+        }
+        Carrier::Frozen | Carrier::Tcp => {
+            sock.rx.ring.store(0, Release);
+            return None;
+        }
+    }
+    let (_, flags) = Cursor::from_word(own.consumer.load(Acquire));
+    let closing = cdc::flag::CLOSED | cdc::flag::ABORT | cdc::flag::DONE_WRITING;
+    if flags & closing == 0 && !sock.has(flag::FIN_SEEN | flag::SHUT_RD | flag::RESET | flag::DEAD)
+    {
+        let now = clock::ticks();
+        if now.wrapping_sub(sock.rx.looked.load(Relaxed)) < clock::per_us() * LOOK_US {
+            return Some(Got::Empty);
+        }
+        sock.rx.looked.store(now, Relaxed);
+    }
+    let mut byte = [0u8];
+    let look = os::recv(sock.fd, &mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+    if look == Err(libc::EAGAIN) || look == Err(libc::EINTR) {
+        return Some(Got::Empty);
+    }
+    // The stream has ended, or the carrier has changed. What was published on the ring before comes
+    // first: it is visible now that the kernel's word of the end has reached us.
+    let mut again = *consumer;
+    if again.refresh(own).is_err() || again.available() != 0 {
+        return None;
+    }
+    if word.load() != direction {
+        return None;
+    }
+    if let Ok(n) = look
+        && n > 0
+    {
+        // Bytes on TCP while the ring carries: the peer broke the protocol.
+        revert::reset(sock);
+        return None;
+    }
+    if look.is_err() || !sock.has(flag::SHUT_RD) {
+        sock.set(flag::FIN_SEEN);
+    }
+    Some(ended(sock, look))
+}
+
+/// The kernel says that the stream has ended while the ring carried it.
+fn ended(sock: Sock, look: Result<usize, i32>) -> Got {
+    if let Err(e) = look {
+        // The error is reported once, by this call: the kernel has given it up.
+        sock.note_error(e);
+        return Got::Error(e);
+    }
+    // After our own shutdown the kernel's 0 says nothing about the peer.
+    if !sock.has(flag::SHUT_RD | flag::DEAD) && killed_with_unread(&sock) {
+        sock.set(flag::DEAD);
+        sock.clear(flag::RESET);
+        return Got::Error(libc::ECONNRESET);
+    }
+    Got::Bytes(0)
+}
+
+/// The peer is gone without having closed, and did not read what we sent: TCP would have reset.
+pub fn killed_with_unread(conn: &Conn) -> bool {
+    let Some(own) = conn.own() else { return false };
+    let (_, flags) = Cursor::from_word(own.consumer.load(Acquire));
+    if flags & (cdc::flag::CLOSED | cdc::flag::ABORT | cdc::flag::DONE_WRITING) != 0 {
+        return false;
+    }
+    let Some(slot) = conn.slot() else {
+        return false;
+    };
+    // Of bytes on TCP the kernel knows.
+    matches!(
+        slot.direction(conn.role()).load().carrier,
+        Carrier::Ring | Carrier::Final
+    ) && slot.counts(conn.role().peer()).taken.load(Acquire) != tx::producer(conn).produced.position
+}
+
+fn from_tcp(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
+    if sock.has(flag::RESET) && sock.clear(flag::RESET) {
+        sock.set(flag::DEAD);
+        return Some(Got::Error(libc::ECONNRESET));
+    }
+    let Some(slot) = sock.slot().filter(|_| sock.phase() == phase::PAIRED) else {
+        return Some(receive(sock, sink, flags, usize::MAX));
+    };
+    let gate = slot.gate(sock.role().peer());
+    let was_open = match gate.state() {
+        GateState::Busy => {
+            return if handshake::take_locked(sock, slot) {
+                None
+            } else {
+                Some(Got::Empty)
+            };
+        }
+        // The sender is about to change the direction word; it rings when it has published.
+        GateState::Switch => return switching(sock, slot),
+        GateState::Shut => false,
+        // While we look and read, the gate is ours: neither a CLC message nor a switch onto the
+        // ring can come between.
+        GateState::Open if gate.shut() => true,
+        GateState::Open => return None,
+    };
+    if sock.rx.frozen.load(Acquire) != 0 {
+        revert::thaw(sock, slot);
+    }
+    let got = match onto_ring::up_to_seam(&sock, slot) {
+        None => Some(receive(sock, sink, flags, usize::MAX)),
+        Some(0) => {
+            onto_ring::follow(&sock, slot);
+            None
+        }
+        Some(n) if n <= i64::MAX as u64 => Some(receive(sock, sink, flags, n as usize)),
+        // The seam lies before what was taken already.
+        Some(_) => {
+            revert::reset(sock);
+            None
+        }
+    };
+    if was_open {
+        handshake::publish_taken(&sock, slot);
+        gate.open();
+    }
+    got
+}
+
+/// The sender holds the gate for a moment, for one that does not wait. If it died with it, the gate is
+/// ours to take: all that is on TCP lies before the seam, wherever that is.
+fn switching(sock: Sock, slot: &PairSlot) -> Option<Got> {
+    let gate = slot.gate(sock.role().peer());
+    let gone = os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0) & ready::GONE != 0;
+    if gate.state() != GateState::Switch {
+        return None;
+    }
+    if gone {
+        gate.switched();
+        return None;
+    }
+    os::sleep_ns(SWITCH_NS);
+    Some(Got::Empty)
+}
+
+/// A plain receive of at most `limit` bytes that does not wait, counted.
+fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
+    let result = match sink {
+        Sink::Buffers(iov, skip) => iov.tcp_recv(sock.fd, skip, limit, flags & !libc::MSG_WAITALL),
+        Sink::Descriptor(fd, len) => {
+            os::splice(sock.fd, fd, len.min(limit), libc::SPLICE_F_NONBLOCK)
+        }
+    };
+    match result {
+        Ok(0) if let Some(error) = sock.take_owed() => Got::Error(error),
+        Ok(n) => {
+            if flags & libc::MSG_PEEK == 0 && n != 0 {
+                sock.count_tcp_taken(n as u64);
+            }
+            Got::Bytes(n)
+        }
+        Err(libc::EAGAIN) => Got::Empty,
+        Err(e) if died::in_order_after(&sock, e) => Got::Bytes(0),
+        Err(e) => {
+            sock.note_error(e);
+            Got::Error(e)
+        }
+    }
+}
+
+/// Publishes the consumer cursor, and wakes the peer when it waits for space.
+pub fn confirm(conn: &Conn, place: Place, peer_flags: u16) {
+    conn.rx.confirmed.fetch_max(place.position, Relaxed);
+    conn.rx
+        .word
+        .confirm(conn.peer(), place.cursor, conn.rx.size.load(Relaxed));
+    if peer_flags & cdc::flag::WRITE_BLOCKED == 0 {
+        // SYNC: sleep/publish. A sender that blocks now sets its flag before it looks again.
+        fence(SeqCst);
+        let Some(own) = conn.own() else { return };
+        let (_, now) = Cursor::from_word(own.consumer.load(Relaxed));
+        if now & cdc::flag::WRITE_BLOCKED == 0 {
+            return;
+        }
+    }
+    tx::wake_watchers(conn);
+}
+
+/// Sets and clears flags of the CDC message that we publish.
+pub fn change_flags(conn: &Conn, set: u16, clear: u16) {
+    conn.rx.word.change_flags(conn.peer(), set, clear);
+}
+
+/// The receiving direction has gone onto the ring: the peer's kind word says so.
+pub fn note_ring(conn: &Conn) {
+    if let Some(peer) = conn.peer() {
+        peer.kind.store(cdc::CDC_TYPE, Relaxed);
+    }
+}
+
+/// Whether the sender has taken the direction off the ring, and all of the ring was taken.
+pub fn carrier_moved(conn: &Conn, slot: &PairSlot) -> bool {
+    let direction = slot.direction(conn.role().peer()).load();
+    let here = conn.rx.consumed.load(Acquire);
+    match direction.carrier {
+        Carrier::Ring => false,
+        Carrier::Final => direction.position_after(here, here).is_some(),
+        Carrier::Tcp | Carrier::Frozen => true,
+    }
+}
+
+/// The direction has left the ring: follows when all of it was taken. The caller holds the lock.
+pub fn drained(sock: Sock) {
+    let Some(own) = sock.own() else { return };
+    let mut consumer = consumer(&sock);
+    if consumer.refresh(own).is_ok() && consumer.available() == 0 {
+        let _ = empty_ring(sock, &consumer);
+    }
+}
+
+/// Ring position up to which bytes have come, also of those that lie behind what is still to be taken
+/// from TCP.
+pub fn arrived(conn: &Conn) -> u64 {
+    let mut consumer = consumer(conn);
+    if let Some(own) = conn.own().filter(|_| ring_is_next(conn))
+        && consumer.refresh(own).is_ok()
+    {
+        return consumer.produced.position;
+    }
+    consumer.consumed.position
+}
+
+const SIOCATMARK: u64 = 0x8905;
+
+/// Whether a receive has come to the mark of urgent data, where each ends.
+pub fn at_mark(sock: Sock) -> bool {
+    available(&sock) == 0 && os::ioctl_int(sock.fd, SIOCATMARK) == Ok(1)
+}
+
+/// After a receive: whether the stream goes on on the other carrier, so that one call gives what lies
+/// on both sides of the seam. Not behind the mark of urgent data, where each receive ends.
+pub fn crosses_over(sock: Sock) -> bool {
+    let Some(slot) = sock.slot().filter(|_| sock.phase() == phase::PAIRED) else {
+        return false;
+    };
+    if !sock.rx_ring() {
+        return onto_ring::gone(&sock, slot);
+    }
+    slot.direction(sock.role().peer()).load().carrier != Carrier::Ring
+        && available(&sock) == 0
+        && os::ioctl_int(sock.fd, SIOCATMARK) == Ok(0)
+}
+
+/// Whether a CLC message is the next thing on the TCP stream, or about to be: then there are no
+/// bytes of the program on it.
+pub fn message_ahead(conn: &Conn) -> bool {
+    conn.phase() == phase::PAIRED
+        && conn
+            .slot()
+            .is_some_and(|slot| slot.gate(conn.role().peer()).state() == GateState::Busy)
+}
+
+/// Bytes on the ring that were not taken, whoever carries the direction now.
+pub fn left_behind(conn: &Conn) -> u32 {
+    let Some(own) = conn.own() else { return 0 };
+    let mut consumer = consumer(conn);
+    match consumer.refresh(own) {
+        Ok(()) => consumer.available(),
+        Err(_) => 0,
+    }
+}
+
+/// Bytes on the ring, as far as published, when it carries the direction.
+pub fn available(conn: &Conn) -> u32 {
+    if conn.rx_ring() { left_behind(conn) } else { 0 }
+}
+
+/// Whether the ring carries the direction, at once or behind what is still to be taken from TCP.
+fn ring_is_next(conn: &Conn) -> bool {
+    conn.rx_ring()
+        || conn
+            .slot()
+            .is_some_and(|slot| onto_ring::up_to_seam(conn, slot).is_some())
+}
+
+/// Bytes on the ring that come next, or behind what is still to be taken from TCP.
+pub fn on_ring(conn: &Conn) -> u32 {
+    if ring_is_next(conn) {
+        left_behind(conn)
+    } else {
+        0
+    }
+}

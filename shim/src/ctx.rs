@@ -1,0 +1,129 @@
+//! Wait contexts of this process: a doorbell (eventfd) and a word on the wait page each.
+//!
+//! Taken by a thread for the time that it sleeps, or by an epoll set for good. A context that a
+//! sleeper never gives back (longjmp out of a wait) is lost to the process; there are 256.
+
+use crate::{family, os, ownfd};
+use protocol::shm::sync::fence;
+use protocol::shm::wait::{CONTEXTS, WaitWord};
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicI32, AtomicU8, Ordering::*};
+
+/// Doorbell of context N of this process, or -1.
+static BELLS: [AtomicI32; CONTEXTS] = [const { AtomicI32::new(-1) }; CONTEXTS];
+/// 0: not ours; 1: ours and free; 2: taken.
+static STATE: [AtomicU8; CONTEXTS] = [const { AtomicU8::new(0) }; CONTEXTS];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ctx {
+    pub number: u32,
+    pub bell: c_int,
+}
+
+impl Ctx {
+    pub fn word(self) -> &'static WaitWord {
+        family::wait_word(self.number)
+    }
+
+    /// Silences the doorbell. The caller looks at what it waits for afterwards.
+    pub fn drain(self) {
+        let mut count = [0u8; 8];
+        let _ = os::read(self.bell, &mut count);
+        self.word().renew();
+    }
+
+    /// Rings it from within the process.
+    pub fn ring(self) {
+        ring(self.bell);
+    }
+
+    pub fn give_back(self) {
+        if let Some(state) = STATE.get(self.number as usize) {
+            state.store(1, Release);
+        }
+    }
+}
+
+/// Rings all contexts of this process in which somebody sleeps.
+pub fn ring_sleepers() {
+    // SYNC: sleep/leave. The change that sleepers are to see is visible before we look for them.
+    fence(SeqCst);
+    for (n, (state, bell)) in STATE.iter().zip(&BELLS).enumerate() {
+        if state.load(Acquire) == 2 && family::wait_word(n as u32).sleepers() {
+            ring(bell.load(Acquire));
+        }
+    }
+}
+
+pub fn ring(bell: c_int) {
+    let _ = os::write(bell, &1u64.to_ne_bytes());
+}
+
+/// A context for one sleeper or one set.
+pub fn take() -> Option<Ctx> {
+    for (n, state) in STATE.iter().enumerate() {
+        if state.load(Relaxed) == 1 && state.compare_exchange(1, 2, AcqRel, Relaxed).is_ok() {
+            let bell = BELLS.get(n)?.load(Acquire);
+            return Some(Ctx {
+                number: n as u32,
+                bell,
+            });
+        }
+    }
+    let number = family::take_context()?;
+    let bell = os::eventfd(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).and_then(ownfd::raise);
+    let Ok(bell) = bell else {
+        family::give_context(number);
+        return None;
+    };
+    BELLS.get(number as usize)?.store(bell, Release);
+    STATE.get(number as usize)?.store(2, Release);
+    family::wait_word(number).new_bell();
+    crate::lgr::renew(number);
+    crate::daemon::bell(number, bell);
+    Some(Ctx { number, bell })
+}
+
+/// The contexts of this process.
+pub fn each(mut f: impl FnMut(Ctx)) {
+    for (n, (state, bell)) in STATE.iter().zip(&BELLS).enumerate() {
+        if state.load(Acquire) != 0 {
+            f(Ctx {
+                number: n as u32,
+                bell: bell.load(Acquire),
+            });
+        }
+    }
+}
+
+pub fn moved(from: c_int, to: c_int) {
+    for bell in &BELLS {
+        let _ = bell.compare_exchange(from, to, AcqRel, Relaxed);
+    }
+}
+
+/// In the child of a fork: leaves the doorbell of the parent's context `number` open.
+pub fn disown(number: u32) {
+    if let (Some(state), Some(bell)) = (STATE.get(number as usize), BELLS.get(number as usize)) {
+        state.store(0, Release);
+        bell.store(-1, Release);
+    }
+}
+
+/// In the child of a fork: the parent's contexts are not ours.
+pub fn forked() {
+    for (state, bell) in STATE.iter().zip(&BELLS) {
+        if state.swap(0, AcqRel) != 0 {
+            ownfd::close(bell.swap(-1, AcqRel));
+        }
+    }
+}
+
+/// The process ends: its numbers can be used again.
+pub fn ending() {
+    for (n, state) in STATE.iter().enumerate() {
+        if state.load(Relaxed) != 0 {
+            family::give_context(n as u32);
+        }
+    }
+}

@@ -1,0 +1,406 @@
+//! This process's session with smclod. Everything here is non-blocking: a daemon that is absent or
+//! hangs costs a connection nothing but its acceleration.
+
+use crate::lock::Lock;
+use crate::{clock, config, conn, ctx, family, lgr, lock, os, ownfd};
+use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, PeerGone, Refused, Release};
+use protocol::ctl::{Welcome, Withdraw};
+use protocol::ids::{Eid, Gid};
+use protocol::reason;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+
+/// The session's socket, or -1.
+static SOCKET: AtomicI32 = AtomicI32::new(-1);
+/// Process that made it.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+/// The mailbox word, once welcome.
+static MAILBOX: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
+/// Mailbox count up to which messages were read.
+static READ: AtomicU32 = AtomicU32::new(0);
+/// Do not look for a daemon before this time.
+static RETRY_AT: AtomicU64 = AtomicU64::new(0);
+/// Clock of the greeting that the daemon has not answered yet, or 0.
+static GREETED: AtomicU64 = AtomicU64::new(0);
+static LOOK_AT: AtomicU64 = AtomicU64::new(0);
+static RECEIVING: Lock = Lock::new();
+/// Why there is no session.
+static WHY: AtomicU32 = AtomicU32::new(0);
+
+const RETRY_NS: u64 = 1_000_000_000;
+const MAILBOX_LEN: usize = 4096;
+
+/// What Welcome said of the device.
+pub struct Device {
+    gid: [AtomicU64; 2],
+    seid_on: AtomicU32,
+    seid: [AtomicU64; 4],
+    ueid_count: AtomicU32,
+    ueids: [[AtomicU64; 4]; ctl::MAX_UEIDS],
+}
+
+pub static DEVICE: Device = Device {
+    gid: [const { AtomicU64::new(0) }; 2],
+    seid_on: AtomicU32::new(0),
+    seid: [const { AtomicU64::new(0) }; 4],
+    ueid_count: AtomicU32::new(0),
+    ueids: [const { [const { AtomicU64::new(0) }; 4] }; ctl::MAX_UEIDS],
+};
+
+fn put_eid(words: &[AtomicU64; 4], eid: &Eid) {
+    for (word, part) in words.iter().zip(eid.chunks_exact(8)) {
+        let mut raw = [0; 8];
+        raw.copy_from_slice(part);
+        word.store(u64::from_ne_bytes(raw), Relaxed);
+    }
+}
+
+fn get_eid(words: &[AtomicU64; 4]) -> Eid {
+    let mut eid = [0; 32];
+    for (word, part) in words.iter().zip(eid.chunks_exact_mut(8)) {
+        part.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+    }
+    eid
+}
+
+impl Device {
+    pub fn gid(&self) -> Gid {
+        let [gid, ext] = &self.gid;
+        Gid {
+            gid: gid.load(Relaxed),
+            ext: ext.load(Relaxed),
+        }
+    }
+
+    pub fn seid(&self) -> Option<Eid> {
+        (self.seid_on.load(Relaxed) != 0).then(|| get_eid(&self.seid))
+    }
+
+    /// The UEIDs and how many of them count.
+    pub fn ueids(&self) -> ([Eid; ctl::MAX_UEIDS], usize) {
+        let mut all = [[0; 32]; ctl::MAX_UEIDS];
+        for (eid, words) in all.iter_mut().zip(&self.ueids) {
+            *eid = get_eid(words);
+        }
+        (
+            all,
+            (self.ueid_count.load(Relaxed) as usize).min(ctl::MAX_UEIDS),
+        )
+    }
+
+    fn put(&self, seid_on: u8, count: u8, ueids: &[Eid; ctl::MAX_UEIDS]) {
+        for (words, eid) in self.ueids.iter().zip(ueids) {
+            put_eid(words, eid);
+        }
+        self.ueid_count.store(u32::from(count), Relaxed);
+        self.seid_on.store(u32::from(seid_on), Relaxed);
+    }
+}
+
+/// Gives a session, making one when there is none. The error is a reason code.
+pub fn session() -> Result<c_int, u32> {
+    let fd = SOCKET.load(Acquire);
+    if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+        return Ok(fd);
+    }
+    if !config::known() {
+        return Err(reason::NOT_YET);
+    }
+    let now = clock::now();
+    let at = RETRY_AT.load(Relaxed);
+    let why = WHY.load(Relaxed).max(reason::NO_DAEMON);
+    if now < at
+        || RETRY_AT
+            .compare_exchange(at, now + RETRY_NS, AcqRel, Relaxed)
+            .is_err()
+    {
+        return Err(why);
+    }
+    connect().map_err(|_| why)
+}
+
+fn connect() -> Result<c_int, i32> {
+    let fd = ownfd::raise(os::socket(
+        libc::AF_UNIX,
+        libc::SOCK_SEQPACKET | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        0,
+    )?)?;
+    let done = find(fd).and_then(|()| hello(fd));
+    if let Err(e) = done {
+        ownfd::close(fd);
+        return Err(e);
+    }
+    OWNER.store(lock::pid(), Relaxed);
+    WHY.store(0, Relaxed);
+    GREETED.store(clock::now(), Relaxed);
+    SOCKET.store(fd, Release);
+    Ok(fd)
+}
+
+/// Connects to the first daemon of the search order ([`ctl::SYSTEM_SOCKET`]).
+fn find(fd: c_int) -> Result<(), i32> {
+    if let Some(path) = config::socket() {
+        return os::connect_unix(fd, &[path.to_bytes()]);
+    }
+    if os::connect_unix(fd, &[ctl::SYSTEM_SOCKET.as_bytes()]).is_ok() {
+        return Ok(());
+    }
+    let mut digits = [0u8; 10];
+    let uid = os::decimal(os::geteuid(), &mut digits);
+    if os::owned_directory(&[b"/run/user/", uid])
+        && os::connect_unix(fd, &[b"/run/user/", uid, b"/smclo/smclod.sock"]).is_ok()
+    {
+        return Ok(());
+    }
+    if !os::owned_directory(&[b"/tmp/.smclo-", uid]) {
+        return Err(libc::ENOENT);
+    }
+    os::connect_unix(fd, &[b"/tmp/.smclo-", uid, b"/smclod.sock"])
+}
+
+fn hello(fd: c_int) -> Result<(), i32> {
+    let mut program = [0u8; 16];
+    os::thread_name(&mut program);
+    let hello = Hello {
+        pid: lock::pid(),
+        flags: config::hello_flags(),
+        family: family::id(),
+        program,
+        run: config::run(),
+    };
+    let mut packet = [0; ctl::MAX_MESSAGE];
+    let len = hello.encode(&mut packet);
+    let packet = packet.get(..len).unwrap_or(&[]);
+    os::send_fds(fd, packet, &family::descriptors())?;
+    ctx::each(|ctx| send_bell(fd, ctx.number, ctx.bell));
+    Ok(())
+}
+
+fn send<M: Message>(fd: c_int, message: &M) -> Result<(), i32> {
+    let mut packet = [0; ctl::MAX_MESSAGE];
+    let len = message.encode(&mut packet);
+    match os::send(
+        fd,
+        packet.get(..len).unwrap_or(&[]),
+        libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+    ) {
+        Ok(_) => Ok(()),
+        Err(libc::EAGAIN) => Err(libc::EAGAIN),
+        Err(e) => {
+            lost(fd, 0);
+            Err(e)
+        }
+    }
+}
+
+/// The session is over; claims that wait will be made anew.
+fn lost(fd: c_int, why: u32) {
+    if SOCKET.compare_exchange(fd, -1, AcqRel, Relaxed).is_ok() {
+        WHY.store(why, Relaxed);
+        MAILBOX.store(std::ptr::null_mut(), Release);
+        GREETED.store(0, Relaxed);
+        ownfd::close(fd);
+        conn::claim::session_lost();
+    }
+}
+
+/// Ends the session for good.
+pub fn leave() {
+    RETRY_AT.store(u64::MAX, Relaxed);
+    let fd = SOCKET.load(Acquire);
+    if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+        lost(fd, reason::SANDBOX);
+    }
+}
+
+pub fn claim(claim: &Claim) -> Result<(), u32> {
+    let fd = session()?;
+    send(fd, claim).map_err(|e| {
+        if e == libc::EAGAIN {
+            reason::DAEMON_BUSY
+        } else {
+            reason::NO_DAEMON
+        }
+    })
+}
+
+pub fn withdraw(claim: u64) {
+    let fd = SOCKET.load(Acquire);
+    if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+        let _ = send(fd, &Withdraw { claim });
+    }
+}
+
+pub fn release(pair: u64) {
+    let fd = SOCKET.load(Acquire);
+    if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+        let _ = send(fd, &Release { pair });
+    }
+}
+
+/// Makes the process known, so that its connections are listed. Never waits.
+pub fn greet() {
+    let _ = session();
+}
+
+/// Whether it is known what the policy says: the daemon has answered, or there is none.
+#[inline]
+pub fn settled() -> bool {
+    GREETED.load(Relaxed) == 0 || answered()
+}
+
+/// Whether the daemon has not answered for long.
+pub fn silent() -> bool {
+    let greeted = GREETED.load(Relaxed);
+    greeted != 0 && clock::now().saturating_sub(greeted) > RETRY_NS
+}
+
+/// Looks for the answer to the greeting, at ever longer distances.
+#[cold]
+fn answered() -> bool {
+    let greeted = GREETED.load(Relaxed);
+    let now = clock::now();
+    if greeted != 0 && now >= LOOK_AT.load(Relaxed) {
+        LOOK_AT.store(now + (now - greeted) / 8, Relaxed);
+        poll();
+    }
+    GREETED.load(Relaxed) == 0
+}
+
+/// Lets the daemon wake those who sleep on this context. Not before the session has begun.
+pub fn bell(context: u32, bell: c_int) {
+    let fd = SOCKET.load(Acquire);
+    if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+        send_bell(fd, context, bell);
+    }
+}
+
+fn send_bell(session: c_int, context: u32, bell: c_int) {
+    let mut packet = [0; ctl::MAX_MESSAGE];
+    let len = Bell { context }.encode(&mut packet);
+    let _ = os::send_fds(session, packet.get(..len).unwrap_or(&[]), &[bell]);
+}
+
+/// Reads what the daemon has sent, if the mailbox says that it has. Called while claims wait.
+pub fn poll() {
+    if !os::on_signal_stack() {
+        take_answers();
+    }
+}
+
+#[inline(never)]
+fn take_answers() {
+    let mailbox = MAILBOX.load(Acquire);
+    if !mailbox.is_null() {
+        // SAFETY: the mailbox is mapped read-only and never unmapped while set.
+        let count = unsafe { (*mailbox).load(Acquire) };
+        if count == READ.load(Relaxed) {
+            return;
+        }
+        READ.store(count, Relaxed);
+    }
+    let Some(held) = RECEIVING.try_lock() else {
+        return;
+    };
+    let fd = SOCKET.load(Acquire);
+    if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+        while receive(fd) {}
+    }
+    RECEIVING.unlock(held);
+}
+
+/// Takes one message. False: there is no more.
+fn receive(fd: c_int) -> bool {
+    let mut packet = [0u8; ctl::MAX_MESSAGE];
+    let mut fds = [-1; ctl::MAX_FDS];
+    let len = match os::recv_fds(fd, &mut packet, &mut fds) {
+        Ok(0) => {
+            lost(fd, 0);
+            return false;
+        }
+        Ok(len) => len,
+        Err(libc::EAGAIN | libc::EINTR) => return false,
+        Err(_) => {
+            lost(fd, 0);
+            return false;
+        }
+    };
+    let packet = packet.get(..len).unwrap_or(&[]);
+    let used = match ctl::header(packet) {
+        Ok(header) => dispatch(header.kind, packet, fds),
+        Err(ctl::DecodeError::Version(_)) => {
+            lost(fd, reason::DAEMON_VERSION);
+            false
+        }
+        Err(_) => {
+            lost(fd, 0);
+            false
+        }
+    };
+    if !used {
+        for fd in fds.into_iter().filter(|fd| *fd >= 0) {
+            os::close(fd);
+        }
+    }
+    SOCKET.load(Acquire) == fd
+}
+
+/// Acts on a message. True: the descriptors were taken over.
+fn dispatch(kind: u16, packet: &[u8], fds: [c_int; ctl::MAX_FDS]) -> bool {
+    match kind {
+        Welcome::KIND => Welcome::decode(packet).is_ok_and(|m| welcome(&m, fds)),
+        Paired::KIND => Paired::decode(packet).is_ok_and(|m| conn::claim::paired(&m, fds)),
+        Refused::KIND => {
+            if let Ok(m) = Refused::decode(packet) {
+                conn::claim::refused(&m);
+            }
+            false
+        }
+        Eids::KIND => {
+            if let Ok(m) = Eids::decode(packet) {
+                DEVICE.put(m.seid_on, m.ueid_count, &m.ueids);
+            }
+            false
+        }
+        PeerGone::KIND => {
+            lgr::sweep();
+            false
+        }
+        _ => false,
+    }
+}
+
+fn welcome(m: &Welcome, fds: [c_int; ctl::MAX_FDS]) -> bool {
+    config::apply(&m.settings);
+    GREETED.store(0, Relaxed);
+    let [gid, ext] = &DEVICE.gid;
+    gid.store(m.gid.gid, Relaxed);
+    ext.store(m.gid.ext, Relaxed);
+    put_eid(&DEVICE.seid, &m.seid);
+    DEVICE.put(m.seid_on, m.ueid_count, &m.ueids);
+    let [mailbox, ..] = fds;
+    let sealed = os::fcntl(mailbox, libc::F_GET_SEALS, 0)
+        .is_ok_and(|seals| seals as c_int & libc::F_SEAL_SHRINK != 0)
+        && os::file_size(mailbox).is_ok_and(|len| len >= MAILBOX_LEN as u64);
+    if sealed && let Ok(at) = os::map_shared_read(mailbox, MAILBOX_LEN) {
+        READ.store(0, Relaxed);
+        MAILBOX.store(at as *mut AtomicU32, Release);
+    }
+    false
+}
+
+pub fn moved(from: c_int, to: c_int) {
+    let _ = SOCKET.compare_exchange(from, to, AcqRel, Relaxed);
+}
+
+/// In the child of a fork: the session is the parent's.
+pub fn forked() {
+    RECEIVING.reset();
+    let fd = SOCKET.swap(-1, AcqRel);
+    MAILBOX.store(std::ptr::null_mut(), Release);
+    GREETED.store(0, Relaxed);
+    RETRY_AT.store(0, Relaxed);
+    if fd >= 0 {
+        ownfd::close(fd);
+    }
+}

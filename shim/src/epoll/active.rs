@@ -1,0 +1,338 @@
+//! The active list of a set: the converted registrations that each wait looks at.
+//!
+//! A registration is *hot* (on the list) from the moment that something may have become of it until
+//! it was looked at in vain for a while. What can change while it is cold is told: by the peer's hint
+//! ([`protocol::shm::wait::Hints`]), by the kernel's event for its tag, or by [`stir`] where this
+//! process changes the connection's state. So thousands of idle connections cost nothing.
+
+use super::reg::{self, LISTS, Reg, state};
+use super::set::Set;
+use crate::conn::ready;
+use crate::conn::{Conn, Sock, flag, phase, tx};
+use crate::{family, lgr, os, wait};
+use protocol::shm::wait::HINTS;
+use protocol::stats::ROWS;
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+
+/// Hot registrations of a set.
+pub const MAX: usize = 1 << 16;
+/// Looks in vain after which a registration becomes cold.
+const PATIENCE: u32 = 64;
+const GROUP_WORDS: usize = lgr::MAX / 64;
+
+pub struct Active {
+    /// Registrations, index + 1, or 0; mapped when first needed.
+    list: AtomicPtr<AtomicU32>,
+    /// No place from here on is in use.
+    high: AtomicU32,
+    /// No place before this one is free.
+    free: AtomicU32,
+    /// Link groups in which a connection is or was cold: a bit for each.
+    groups: [AtomicU64; GROUP_WORDS],
+}
+
+impl Active {
+    pub const fn new() -> Self {
+        Active {
+            list: AtomicPtr::new(std::ptr::null_mut()),
+            high: AtomicU32::new(0),
+            free: AtomicU32::new(0),
+            groups: [const { AtomicU64::new(0) }; GROUP_WORDS],
+        }
+    }
+
+    /// Maps the list. The caller holds [`LISTS`].
+    pub fn prepare(&self) -> bool {
+        if self.list.load(Acquire).is_null() {
+            let Ok(at) = os::map_anonymous(MAX * size_of::<AtomicU32>()) else {
+                return false;
+            };
+            self.list.store(at as *mut AtomicU32, Release);
+        }
+        true
+    }
+
+    fn all(&self) -> &'static [AtomicU32] {
+        let at = self.list.load(Acquire);
+        if at.is_null() {
+            return &[];
+        }
+        // SAFETY: mapped by `prepare` with MAX zeroed words, never unmapped.
+        unsafe { std::slice::from_raw_parts(at, MAX) }
+    }
+
+    /// Places of which some may be empty.
+    pub fn places(&self) -> &'static [AtomicU32] {
+        let high = self.high.load(Acquire) as usize;
+        self.all().get(..high).unwrap_or(&[])
+    }
+
+    /// The caller holds [`LISTS`].
+    fn insert(&self, reg: &Reg) -> bool {
+        let from = self.free.load(Relaxed);
+        let rest = self.all().get(from as usize..).unwrap_or(&[]);
+        let free = rest.iter().position(|place| place.load(Relaxed) == 0);
+        let (Some(at), Some(place)) = (free, free.and_then(|at| rest.get(at))) else {
+            return false;
+        };
+        let at = from + at as u32;
+        reg.place.store(at + 1, Relaxed);
+        // SYNC: cold. Before the hint is taken off.
+        place.store(reg.index() + 1, SeqCst);
+        self.free.store(at + 1, Relaxed);
+        if self.high.load(Relaxed) <= at {
+            self.high.store(at + 1, SeqCst);
+        }
+        true
+    }
+
+    /// The caller holds [`LISTS`].
+    fn take_out(&self, reg: &Reg) {
+        let Some(at) = reg.place.swap(0, Relaxed).checked_sub(1) else {
+            return;
+        };
+        let all = self.all();
+        if let Some(place) = all.get(at as usize) {
+            place.store(0, Release);
+        }
+        self.free.fetch_min(at, Relaxed);
+        let mut high = self.high.load(Relaxed);
+        while let Some(last) = high.checked_sub(1)
+            && all
+                .get(last as usize)
+                .is_some_and(|place| place.load(Relaxed) == 0)
+        {
+            high = last;
+        }
+        self.high.store(high, Release);
+    }
+}
+
+/// The registration in a place of the list.
+pub fn at(place: &AtomicU32) -> Option<&'static Reg> {
+    reg::get(place.load(Relaxed).wrapping_sub(1))
+}
+
+impl Set {
+    /// The hot registrations.
+    pub fn hot(&self) -> impl Iterator<Item = &'static Reg> {
+        self.active.places().iter().filter_map(at)
+    }
+
+    /// Puts a converted registration on the list. False: there is no room for it. The caller holds
+    /// [`LISTS`].
+    pub fn heat(&self, reg: &Reg, conn: &Conn) -> bool {
+        reg.vain.store(0, Relaxed);
+        if reg.place.load(Relaxed) != 0 {
+            return true;
+        }
+        let Some(ctx) = self.ctx() else {
+            return self.active.insert(reg);
+        };
+        if reg.watched.load(Relaxed) != 0 {
+            wait::call_cold(conn, ctx, false);
+        } else if wait::watch(conn, ctx) {
+            reg.watched.store(1, Relaxed);
+        } else {
+            return false;
+        }
+        let done = self.active.insert(reg);
+        if !done {
+            reg.watched.store(0, Relaxed);
+            wait::unwatch(conn, ctx);
+        }
+        done
+    }
+
+    /// A registration is not ours any more. The caller holds [`LISTS`].
+    pub fn unlist(&self, reg: &Reg, conn: &Conn) {
+        let hot = reg.place.load(Relaxed) != 0;
+        self.active.take_out(reg);
+        if reg.watched.swap(0, Relaxed) != 0
+            && let Some(ctx) = self.ctx()
+        {
+            match hot {
+                true => wait::unwatch(conn, ctx),
+                false => wait::unwatch_cold(conn, ctx),
+            }
+        }
+    }
+
+    /// The kernel reported `events` for the tag of a registration.
+    pub fn note(&self, reg: &'static Reg, events: u32) {
+        reg.note(events);
+        if reg.place.load(Relaxed) == 0 {
+            let held = LISTS.lock();
+            if reg.state.load(Relaxed) == state::OURS
+                && reg.set.load(Relaxed) == self.index()
+                && let Some(conn) = family::conn(reg.conn.load(Relaxed))
+            {
+                self.heat(reg, conn);
+            }
+            LISTS.unlock(held);
+        }
+    }
+
+    /// Puts all registrations of a connection on the list: nobody gives hints any more. The caller
+    /// holds [`LISTS`]. True: there are some.
+    pub fn heat_all(&self, conn: &Conn) -> bool {
+        let mut found = false;
+        for reg in reg::of(conn).filter(|reg| reg.set.load(Relaxed) == self.index()) {
+            found = true;
+            if reg.state.load(Relaxed) == state::OURS {
+                self.heat(reg, conn);
+            }
+        }
+        found
+    }
+
+    /// Counts a look that found nothing.
+    #[inline]
+    pub fn looked_in_vain(&self, reg: &'static Reg) {
+        if reg.vain.fetch_add(1, Relaxed) >= PATIENCE {
+            self.cool(reg);
+        }
+    }
+
+    /// Takes a registration off the list, if all that can become of it will be told.
+    pub fn cool(&self, reg: &'static Reg) {
+        let held = LISTS.lock();
+        reg.vain.store(0, Relaxed);
+        if reg.place.load(Relaxed) != 0 && reg.set.load(Relaxed) == self.index() {
+            match reg.state.load(Relaxed) {
+                // The peer is not to ring for it. It is watched again when it is revived.
+                state::DORMANT => {
+                    if let Some(conn) = family::conn(reg.conn.load(Relaxed)) {
+                        self.unlist(reg, conn);
+                    }
+                }
+                state::OURS => self.cool_ours(reg),
+                _ => {}
+            }
+        }
+        LISTS.unlock(held);
+    }
+
+    fn cool_ours(&self, reg: &'static Reg) {
+        let (Some(sock), Some(ctx)) = (reg.sock(), self.ctx()) else {
+            return;
+        };
+        let group = sock.lgr.load(Relaxed).wrapping_sub(1);
+        let Some(groups) = self.active.groups.get(group as usize / 64) else {
+            return;
+        };
+        if !can_be_cold(sock, reg) || reg.watched.load(Relaxed) == 0 {
+            return;
+        }
+        groups.fetch_or(1 << (group % 64), SeqCst);
+        if !wait::call_cold(sock.conn, ctx, true) {
+            return;
+        }
+        if reg.report(false) != 0 || !can_be_cold(sock, reg) {
+            wait::call_cold(sock.conn, ctx, false);
+        } else {
+            self.active.take_out(reg);
+        }
+    }
+
+    /// Calls `f` with each link group that may have hints for the set, until it gives true.
+    fn any_group(&self, mut f: impl FnMut(u32, u32) -> bool) -> bool {
+        let Some(ctx) = self.ctx() else { return false };
+        (0..).zip(&self.active.groups).any(|(at, word)| {
+            let mut bits = word.load(Relaxed);
+            while bits != 0 {
+                if f(at * 64 + bits.trailing_zeros() + 1, ctx.number) {
+                    return true;
+                }
+                bits &= bits - 1;
+            }
+            false
+        })
+    }
+
+    /// Whether there are hints.
+    pub fn hinted(&self) -> bool {
+        self.any_group(|group, n| {
+            lgr::get(group)
+                .and_then(|g| g.visit(n, |hints| hints.any()))
+                .unwrap_or(false)
+        })
+    }
+
+    /// Puts what there are hints for on the list. True: there were some.
+    pub fn take_hints(&self) -> bool {
+        if !self.hinted() {
+            return false;
+        }
+        let held = LISTS.lock();
+        self.any_group(|group, n| {
+            let heat = |number| self.heat_numbered(group, number);
+            let there = lgr::get(group).and_then(|g| g.visit(n, |hints| hints.take(heat)));
+            if there.is_none()
+                && let Some(word) = self.active.groups.get((group - 1) as usize / 64)
+            {
+                // All its connections are gone.
+                word.fetch_and(!(1 << ((group - 1) % 64)), Relaxed);
+            }
+            false
+        });
+        LISTS.unlock(held);
+        true
+    }
+
+    /// The caller holds [`LISTS`].
+    fn heat_numbered(&self, group: u32, number: u32) {
+        let high = family::table().map_or(0, |table| table.high.load(Relaxed));
+        for index in (number..high.min(ROWS as u32)).step_by(HINTS as usize) {
+            let Some(conn) = family::conn(index) else {
+                return;
+            };
+            if conn.lgr.load(Relaxed) == group {
+                self.heat_all(conn);
+            }
+        }
+    }
+
+    /// A registration has something to report that no bell has rung for. The caller holds [`LISTS`].
+    pub fn rouse(&self, reg: &Reg) {
+        if let Some(ctx) = self.ctx() {
+            // SYNC: sleep/publish. Whoever sleeps did not see it hot.
+            std::sync::atomic::fence(SeqCst);
+            if ctx.word().sleepers() && reg.report(false) != 0 {
+                ctx.ring();
+            }
+        }
+    }
+}
+
+/// Whether each change that matters to `reg` is told.
+fn can_be_cold(sock: Sock, reg: &Reg) -> bool {
+    let ours_alone = sock.phase() == phase::PAIRED && sock.holders.load(Relaxed) == 1;
+    let waits_for_room = reg.wants_room() && !tx::has_room(&sock);
+    ours_alone
+        && sock.rx_ring()
+        && sock.tx_ring()
+        && !ready::ending(sock)
+        && !sock.has(flag::RESET | flag::DEAD | flag::LEAVE | flag::SHUT_WR | flag::NOSPACE)
+        && !waits_for_room
+}
+
+/// This process has changed the state of a connection in a way that its sets may have to report.
+pub fn stir(conn: &Conn) {
+    if !reg::any(conn) {
+        return;
+    }
+    let held = LISTS.lock();
+    for reg in reg::of(conn) {
+        if reg.state.load(Relaxed) == state::OURS
+            && reg.place.load(Relaxed) == 0
+            && let Some(set) = super::set::get(reg.set.load(Relaxed))
+        {
+            set.heat(reg, conn);
+            if let Some(ctx) = set.ctx().filter(|ctx| ctx.word().sleepers()) {
+                ctx.ring();
+            }
+        }
+    }
+    LISTS.unlock(held);
+}

@@ -1,0 +1,115 @@
+//! How a connection's registrations become ours, and the program's again.
+
+use super::dormant;
+use super::reg::{self, LISTS, Reg, state};
+use super::set::{self, Set};
+use crate::conn::{Conn, Sock, flag};
+use crate::os;
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::*;
+
+/// Whether some registration of the connection cannot be converted.
+pub fn forbids(conn: &Conn) -> bool {
+    if !reg::any(conn) {
+        return false;
+    }
+    let held = LISTS.lock();
+    let forbidden = reg::of(conn)
+        .filter(|reg| reg.state.load(Relaxed) != state::DORMANT)
+        .any(|reg| set::get(reg.set.load(Relaxed)).is_none_or(|set| !set.converts(reg.asked())));
+    LISTS.unlock(held);
+    forbidden
+}
+
+/// Converts all registrations of a connection, so that a ring's readiness is seen in its sets.
+/// False: that is not possible, and the connection must stay on TCP for now.
+pub fn convert(conn: &Conn) -> bool {
+    if !reg::any(conn) {
+        return true;
+    }
+    let held = LISTS.lock();
+    let done = reg::of(conn).all(|reg| convert_one(conn, reg).is_some());
+    LISTS.unlock(held);
+    done
+}
+
+/// Converts what was registered while the connection was plain. What the kernel still has to tell
+/// the program must not be lost. The caller holds [`LISTS`].
+fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
+    if reg.converted() {
+        return Some(());
+    }
+    let set = set::get(reg.set.load(Relaxed))?;
+    let sock = reg.sock()?;
+    let asked = reg.asked();
+    // Whether it has fired is the kernel's secret; the program tells when it re-arms.
+    if !set.converts(asked) || asked & libc::EPOLLONESHOT as u32 != 0 {
+        return None;
+    }
+    let edge = asked & libc::EPOLLET as u32 != 0;
+    if edge && os::ioctl_int(sock.fd, libc::FIONREAD) != Ok(0) {
+        // The program may not have been told of these bytes yet. Later, when they are taken.
+        return None;
+    }
+    // A look at the whole set since the registration has brought all that there was to tell.
+    let told = set.drained.load(Relaxed) > reg.armed.load(Relaxed) && !sock.has(flag::NOSPACE);
+    if !set.take_in(reg, conn) {
+        return None;
+    }
+    if edge && told {
+        reg.told(sock);
+    }
+    reg.state.store(state::OURS, Release);
+    if reg.put(libc::EPOLL_CTL_MOD, sock).is_err() {
+        reg.state.store(state::KERNEL, Release);
+        set.dropped(reg, conn, true);
+        return None;
+    }
+    Some(())
+}
+
+/// Makes a registration ours with the program's own call. `None`: not possible. The caller holds
+/// [`LISTS`].
+pub fn put_ours(set: &Set, reg: &'static Reg, sock: Sock, op: c_int) -> Option<Result<(), i32>> {
+    if !set.take_in(reg, sock.conn) {
+        return None;
+    }
+    reg.state.store(state::OURS, Release);
+    let result = reg.put(op, sock);
+    if result.is_err() {
+        reg.state.store(state::KERNEL, Release);
+        set.dropped(reg, sock.conn, true);
+    }
+    Some(result)
+}
+
+/// The connection is on TCP for good: the program's own registrations again.
+pub fn restore(conn: &Conn) {
+    if !reg::any(conn) {
+        return;
+    }
+    let held = LISTS.lock();
+    for reg in reg::of(conn) {
+        match reg.state.load(Relaxed) {
+            state::OURS => {}
+            state::DORMANT => {
+                dormant::bury(conn, reg);
+                continue;
+            }
+            _ => continue,
+        }
+        let events = match reg.disarmed.load(Relaxed) {
+            0 => reg.asked(),
+            _ => libc::EPOLLONESHOT as u32,
+        };
+        let event = reg::output(reg, events);
+        // A registration whose descriptor is closed cannot be changed any more; it stays ours.
+        if reg.kernel_ctl(libc::EPOLL_CTL_MOD, event).is_ok() {
+            reg.state.store(state::KERNEL, Release);
+            if let Some(set) = set::get(reg.set.load(Relaxed)) {
+                set.dropped(reg, conn, true);
+            }
+        }
+    }
+    LISTS.unlock(held);
+}

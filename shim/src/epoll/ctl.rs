@@ -1,0 +1,162 @@
+//! epoll_ctl for a descriptor of a connection in one of our sets.
+
+use super::reg::{self, LISTS, Reg, state};
+use super::set::{self, Set};
+use super::{convert, dormant};
+use crate::conn::{Sock, flag, phase, step};
+use crate::{errno, os, real};
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::*;
+
+/// The call of the program.
+pub fn ctl(
+    set: &'static Set,
+    epfd: c_int,
+    op: c_int,
+    sock: Sock,
+    event: *mut libc::epoll_event,
+) -> c_int {
+    let settled = sock.phase() == phase::BARRED && !reg::any(sock.conn);
+    if settled || event.is_null() && op != libc::EPOLL_CTL_DEL {
+        // SAFETY: the program's own arguments.
+        return unsafe { real::epoll_ctl(epfd, op, sock.fd, event) };
+    }
+    if set.foreign() {
+        errno::keep(|| set::adopt(set.index()));
+    }
+    let event = match op {
+        libc::EPOLL_CTL_DEL => None,
+        // SAFETY: not null; the program promises an event, as it would to the kernel.
+        _ => Some(unsafe { event.read_unaligned() }),
+    };
+    let held = LISTS.lock();
+    let result = locked(set, op, sock, event);
+    LISTS.unlock(held);
+    match result {
+        Ok(seen) => {
+            if !seen && sock.careful() {
+                errno::keep(|| set::let_go(sock));
+            }
+            0
+        }
+        Err(e) => errno::fail(e),
+    }
+}
+
+/// Whether the connection may use a ring, so that its registrations must be ours.
+fn rings(sock: Sock) -> bool {
+    sock.phase() == phase::PAIRED && !sock.has(flag::LEAVE) && sock.step.load(Acquire) != step::OVER
+}
+
+/// False: only the kernel sees this registration, and the connection must stay on TCP.
+fn locked(
+    set: &'static Set,
+    op: c_int,
+    sock: Sock,
+    event: Option<libc::epoll_event>,
+) -> Result<bool, i32> {
+    let kernel = |mut event: libc::epoll_event| os::epoll_ctl(set.epfd(), op, sock.fd, &mut event);
+    let known = reg::find(set, sock);
+    if let Some(reg) = known.filter(|reg| reg.state.load(Relaxed) == state::DORMANT) {
+        return on_dormant(set, op, sock, event, reg);
+    }
+    match (op, event) {
+        (libc::EPOLL_CTL_ADD, Some(event)) => add(set, sock, event, known),
+        (libc::EPOLL_CTL_MOD, Some(event)) => match known {
+            Some(reg) if reg.state.load(Relaxed) == state::OURS => {
+                if event.events & libc::EPOLLEXCLUSIVE as u32 != 0 {
+                    return Err(libc::EINVAL);
+                }
+                reg.arm(&event);
+                let seen = set.heat(reg, sock.conn);
+                reg.install(sock)?;
+                set.rouse(reg);
+                Ok(seen)
+            }
+            Some(reg) if set.converts(event.events) && rings(sock) => {
+                reg.arm(&event);
+                match convert::put_ours(set, reg, sock, op) {
+                    Some(result) => result.map(|()| true),
+                    None => kernel(event).map(|()| false),
+                }
+            }
+            known => {
+                kernel(event)?;
+                if let Some(reg) = known {
+                    reg.arm(&event);
+                }
+                Ok(true)
+            }
+        },
+        (libc::EPOLL_CTL_DEL, _)
+            if rings(sock)
+                && set.converts(0)
+                && let Some(reg) = known.filter(|reg| reg.converted()) =>
+        {
+            dormant::lay(reg);
+            Ok(true)
+        }
+        (libc::EPOLL_CTL_DEL, _) => {
+            kernel(libc::epoll_event { events: 0, u64: 0 })?;
+            if let Some(reg) = known {
+                reg::remove(sock.conn, reg);
+            }
+            Ok(true)
+        }
+        (_, event) => {
+            kernel(event.unwrap_or(libc::epoll_event { events: 0, u64: 0 }))?;
+            Ok(true)
+        }
+    }
+}
+
+/// As [`locked`], where the program has deleted the registration, but the kernel's set has it still.
+fn on_dormant(
+    set: &'static Set,
+    op: c_int,
+    sock: Sock,
+    event: Option<libc::epoll_event>,
+    reg: &'static Reg,
+) -> Result<bool, i32> {
+    match (op, event) {
+        (libc::EPOLL_CTL_ADD, Some(event)) => {
+            if set.converts(event.events) && rings(sock) && dormant::revive(set, reg, sock, &event)
+            {
+                return Ok(true);
+            }
+            dormant::bury(sock.conn, reg);
+            add(set, sock, event, None)
+        }
+        (libc::EPOLL_CTL_MOD, Some(event)) if event.events & libc::EPOLLEXCLUSIVE as u32 != 0 => {
+            Err(libc::EINVAL)
+        }
+        (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, _) => Err(libc::ENOENT),
+        _ => Err(libc::EINVAL),
+    }
+}
+
+fn add(
+    set: &'static Set,
+    sock: Sock,
+    event: libc::epoll_event,
+    stale: Option<&'static Reg>,
+) -> Result<bool, i32> {
+    let op = libc::EPOLL_CTL_ADD;
+    let kernel = |mut event: libc::epoll_event| os::epoll_ctl(set.epfd(), op, sock.fd, &mut event);
+    let Some(reg) = reg::add(set, sock, &event) else {
+        return kernel(event).map(|()| false);
+    };
+    let converts = set.converts(event.events);
+    let result = match (converts && rings(sock)).then(|| convert::put_ours(set, reg, sock, op)) {
+        Some(Some(result)) => result.map(|()| true),
+        // The peer may use the ring at once, and this set could not see it.
+        Some(None) => kernel(event).map(|()| false),
+        None => kernel(event).map(|()| converts),
+    };
+    match (&result, stale) {
+        (Ok(_), Some(stale)) => reg::remove(sock.conn, stale),
+        (Err(_), _) => reg::remove(sock.conn, reg),
+        _ => {}
+    }
+    result
+}

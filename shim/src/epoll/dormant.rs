@@ -1,0 +1,70 @@
+//! Registrations that the program has deleted, and that the kernel's set still holds for us.
+//!
+//! Event loops that add and delete the same descriptor for each message (redis, ae) would pay for
+//! two system calls each time. A converted registration that is deleted becomes *dormant* instead:
+//! it reports nothing, and for the program it is not there. Adding it again revives it, and checks
+//! what holds as the kernel would.
+//!
+//! It is really deleted as soon as somebody could see it: when the connection or the set goes back to
+//! the kernel, and when its descriptor is closed while the connection lives on.
+
+use super::reg::{self, LISTS, Reg, state};
+use super::set::{self, Set};
+use crate::conn::{Conn, Sock};
+use std::sync::atomic::Ordering::*;
+
+/// The program deletes a converted registration. The caller holds [`LISTS`].
+pub fn lay(reg: &Reg) {
+    reg.state.store(state::DORMANT, Release);
+}
+
+/// The program adds a dormant registration again. False: it has to be made anew. The caller holds
+/// [`LISTS`].
+pub fn revive(set: &Set, reg: &'static Reg, sock: Sock, event: &libc::epoll_event) -> bool {
+    if !set.heat(reg, sock.conn) {
+        return false;
+    }
+    reg.arm(event);
+    reg.state.store(state::OURS, Release);
+    if reg.install(sock).is_err() {
+        reg.state.store(state::DORMANT, Release);
+        return false;
+    }
+    set.rouse(reg);
+    true
+}
+
+/// Deletes a dormant registration from the kernel's set, and forgets it. The caller holds [`LISTS`].
+pub fn bury(conn: &Conn, reg: &'static Reg) {
+    let none = libc::epoll_event { events: 0, u64: 0 };
+    let _ = reg.kernel_ctl(libc::EPOLL_CTL_DEL, none);
+    reg::remove(conn, reg);
+}
+
+/// Buries those of a connection that `which` names.
+fn bury_all(conn: &Conn, which: impl Fn(&Reg) -> bool) {
+    if !reg::any(conn) {
+        return;
+    }
+    let held = LISTS.lock();
+    let dormant = |reg: &&'static Reg| reg.state.load(Relaxed) == state::DORMANT && which(reg);
+    while let Some(reg) = reg::of(conn).find(dormant) {
+        bury(conn, reg);
+    }
+    LISTS.unlock(held);
+}
+
+/// A descriptor of a connection is about to be closed, and the connection lives on: what the kernel
+/// has under that number could not be deleted any more.
+pub fn closing(sock: Sock) {
+    bury_all(sock.conn, |reg| {
+        // An inherited set is the parent's, and so is what lies in it.
+        reg.fd.load(Relaxed) == sock.fd
+            && set::get(reg.set.load(Relaxed)).is_some_and(|set| !set.inherited())
+    });
+}
+
+/// The set goes back to the kernel.
+pub fn leaving(set: &Set, conn: &Conn) {
+    bury_all(conn, |reg| reg.set.load(Relaxed) == set.index());
+}

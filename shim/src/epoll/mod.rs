@@ -1,0 +1,24 @@
+//! Epoll sets of this process (design §5).
+//!
+//! The program's registrations stay in the kernel's set. A registration of a connection that may go
+//! onto a ring is *converted*: in the kernel it is edge-triggered and carries a tag of ours, the
+//! set's doorbell is in the kernel's set, and the program's rules (level, edge, one-shot) are applied
+//! here, over what the ring and the kernel say together.
+
+mod active;
+mod convert;
+mod ctl;
+mod dormant;
+mod reg;
+mod report;
+mod set;
+mod wait;
+
+pub use active::stir;
+pub use convert::{convert, forbids, restore};
+pub use ctl::ctl;
+pub use dormant::closing;
+pub use reg::forget;
+pub use set::MAX as SETS;
+pub use set::{adopt, create, duplicated, escape, forked, get as known, set_closed};
+pub use wait::{absorb, wait};

@@ -1,0 +1,215 @@
+//! What a converted registration has to report: the program's rules over what ring and kernel say.
+//!
+//! Edges are told from state, not from events: an edge-triggered program hears of something when
+//! bytes have arrived, room has come, or an end was seen since it heard last. So a change of the
+//! carrier, which makes the kernel repeat itself, is no event.
+
+use super::reg::{Reg, state};
+use crate::conn::ready::{self, GONE, IN, OUT};
+use crate::conn::{Sock, flag, rx, tx};
+use crate::os;
+use std::sync::atomic::Ordering::*;
+
+/// As [`mix`], for many words, one multiplication each and none waiting for another.
+fn mix_many<const N: usize>(words: [u64; N]) -> u64 {
+    let mut factor = 0xff51_afd7_ed55_8ccd_u64;
+    let mut sum = 0u64;
+    for word in words {
+        sum = sum.wrapping_add((word ^ factor).wrapping_mul(factor));
+        factor = factor.wrapping_add(0x9e37_79b9_7f4a_7c16);
+    }
+    sum | 1
+}
+
+/// Folds words into one that differs when they do, but for chance.
+fn mix(words: [u64; 4]) -> u64 {
+    let mixed = words.iter().fold(0x9e37_79b9_7f4a_7c15, |sum: u64, word| {
+        (sum ^ word)
+            .wrapping_mul(0xff51_afd7_ed55_8ccd)
+            .rotate_left(29)
+    });
+    // Zero is kept for "report whatever holds".
+    mixed | 1
+}
+
+impl Reg {
+    /// Events to report now. With `commit`, edges count as reported and one-shots disarm.
+    pub fn report(&self, commit: bool) -> u32 {
+        if self.state.load(Acquire) != state::OURS || self.disarmed.load(Acquire) != 0 {
+            return 0;
+        }
+        let Some(sock) = self.sock() else { return 0 };
+        let calm = self.fingerprint(sock);
+        if calm.is_some_and(|calm| calm == self.calm.load(Relaxed)) {
+            return 0;
+        }
+        let events = self.report_anew(sock, commit);
+        if events == 0
+            && let Some(calm) = calm
+        {
+            self.calm.store(calm, Relaxed);
+        }
+        events
+    }
+
+    /// A word that changes when the answer of a look may have changed, for a connection that is on
+    /// the ring both ways.
+    fn fingerprint(&self, sock: Sock) -> Option<u64> {
+        let (slot, own) = (sock.slot()?, sock.own()?);
+        if !sock.rx_ring() || !sock.tx_ring() {
+            return None;
+        }
+        let both = |a: u32, b: u32| u64::from(a) << 32 | u64::from(b);
+        Some(mix_many([
+            // SYNC: ring-data, ring-space. As where a call looks at them.
+            own.producer.load(Acquire),
+            own.consumer.load(Acquire),
+            slot.direction(sock.role()).load().word(),
+            slot.direction(sock.role().peer()).load().word(),
+            // A wish of the daemon's.
+            slot.held_until(),
+            sock.tx.produced.load(Relaxed),
+            self.armed.load(Acquire),
+            both(sock.flags.load(Relaxed), sock.owed.load(Relaxed)),
+            both(self.edges.load(Acquire), self.kernel.load(Acquire)),
+            both(sock.tx.edges.load(Relaxed), sock.phase()),
+        ]))
+    }
+
+    fn report_anew(&self, sock: Sock, commit: bool) -> u32 {
+        ready::service(sock);
+        let _ = self.install(sock);
+        let events = self.asked();
+        let edge = events & libc::EPOLLET as u32 != 0;
+        if sock.has(flag::NOSPACE) && sock.tx_ring() && tx::has_room(&sock) {
+            tx::space_came(sock);
+        }
+        let stamp = if edge { self.stamp(sock) } else { 0 };
+        if edge && stamp == self.quiet.load(Relaxed) {
+            return 0;
+        }
+        // The bits of poll and epoll agree in value.
+        let asked = (events & 0x3fff) as i16;
+        let from_kernel = self.look(sock, asked);
+        let mask = ready::combine(sock, asked, from_kernel);
+        if asked & OUT != 0 {
+            note_room(sock, mask & OUT != 0);
+        }
+        if mask == 0 {
+            self.quiet.store(stamp, Relaxed);
+            return 0;
+        }
+        if edge {
+            let mark = self.mark(sock, from_kernel);
+            let last = self.reported.load(Acquire);
+            if mark == last {
+                self.quiet.store(stamp, Relaxed);
+                return 0;
+            }
+            let first = || {
+                let told = &self.reported;
+                told.compare_exchange(last, mark, AcqRel, Relaxed).is_ok()
+            };
+            if commit && !first() {
+                return 0;
+            }
+        }
+        if commit && events & libc::EPOLLONESHOT as u32 != 0 && self.disarmed.swap(1, AcqRel) != 0 {
+            return 0;
+        }
+        mask as u16 as u32
+    }
+
+    /// What the kernel says, when it has announced something or an end is to be part of the answer.
+    fn look(&self, sock: Sock, asked: i16) -> i16 {
+        let edges = self.edges.load(Acquire);
+        if self.kernel.load(Acquire) == 0 && !ready::ending(sock) {
+            return 0;
+        }
+        let poll = || {
+            let ask = ready::kernel_events(sock, asked) | libc::POLLRDHUP;
+            ready::ask_kernel(sock, ask)
+        };
+        let mut seen = poll();
+        if ready::note_gone(sock, seen) {
+            // The sending direction goes back to TCP: now the kernel tells of its room.
+            ready::service(sock);
+            let _ = self.install(sock);
+            seen = poll();
+        }
+        if seen == 0 {
+            self.kernel.store(0, Release);
+            if self.edges.load(Acquire) != edges {
+                self.kernel.store(libc::EPOLLIN as u32, Release);
+            }
+        }
+        self.gone.fetch_or((seen & GONE) as u32, AcqRel);
+        seen
+    }
+
+    /// All that an edge-triggered program is to hear of, as one word.
+    pub fn mark(&self, sock: Sock, from_kernel: i16) -> u64 {
+        let asked = (self.asked() & 0x3fff) as i16;
+        let mut arrived = 0;
+        if asked & IN != 0 {
+            // What was taken first: bytes that are taken meanwhile must not be counted twice.
+            arrived = sock.rx.taken.load(Acquire);
+            arrived += rx::arrived(&sock);
+            if from_kernel & IN != 0 && !ready::message_coming(sock) {
+                arrived += os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64;
+            }
+        }
+        let room = if asked & OUT != 0 {
+            sock.tx.edges.load(Acquire)
+        } else {
+            0
+        };
+        // Urgent data: only the kernel's edges tell one from the next.
+        let urgent = if asked & libc::POLLPRI != 0 {
+            self.urgent.load(Acquire)
+        } else {
+            0
+        };
+        let ends = self.gone.load(Acquire) | ended(sock) << 16;
+        mix([arrived, u64::from(room), u64::from(urgent), u64::from(ends)])
+    }
+
+    /// Changes when [`Reg::mark`] may have changed, and costs no system call.
+    fn stamp(&self, sock: Sock) -> u64 {
+        let carriers = u32::from(sock.rx_ring()) | u32::from(sock.tx_ring()) << 1;
+        let flags = sock.flags.load(Relaxed) & (flag::FIN_SEEN | flag::NOSPACE);
+        let state = ended(sock) | flags | carriers << 16;
+        let state = self.armed.load(Acquire) << 24 ^ u64::from(state);
+        mix([
+            sock.rx.taken.load(Acquire) + rx::arrived(&sock),
+            u64::from(sock.tx.edges.load(Acquire)),
+            u64::from(self.edges.load(Acquire)),
+            state,
+        ])
+    }
+
+    /// Takes over from the kernel what the program has been told of: the state of now.
+    pub fn told(&self, sock: Sock) {
+        self.reported.store(self.mark(sock, 0), Release);
+    }
+}
+
+/// Ends that this side knows of without the kernel.
+fn ended(sock: Sock) -> u32 {
+    let flags = sock.flags.load(Relaxed);
+    // A reset stays one when it has been reported.
+    let reset = u32::from(flags & (flag::RESET | flag::DEAD) != 0);
+    flags & (flag::SHUT_RD | flag::SHUT_WR) | reset
+}
+
+/// As the kernel does: whoever saw that there is no room is owed an edge when it comes.
+fn note_room(sock: Sock, room: bool) {
+    match room {
+        true if sock.has(flag::NOSPACE) => tx::space_came(sock),
+        true => {}
+        false if sock.tx_ring() => tx::want_room(sock),
+        false => {
+            sock.set(flag::NOSPACE);
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! epoll_wait on a set with converted registrations.
+
+use super::active;
+use super::reg::{self, Reg, state};
+use super::set::{Set, Tagged, read_tag};
+use crate::conn::tx;
+use crate::wait as threads;
+use crate::{clock, errno, lgr, os, real};
+use protocol::shm::wait::WaitWord;
+use std::ffi::{c_int, c_void};
+use std::sync::atomic::Ordering::*;
+
+/// While rings keep a set busy, how often the kernel's set is asked too; and after how many outputs
+/// that the rings filled, so that what only the kernel sees gets its turn.
+const KERNEL_US: u64 = 40;
+const KERNEL_TURN: u32 = 4;
+/// Hot registrations up to which a wait spins.
+const MANY: usize = 256;
+
+/// The program's array, filled from the front.
+struct Output {
+    at: *mut libc::epoll_event,
+    max: usize,
+    used: usize,
+    /// Names the call: a registration is put once.
+    round: u32,
+}
+
+impl Output {
+    fn full(&self) -> bool {
+        self.used == self.max
+    }
+
+    fn put(&mut self, event: libc::epoll_event) {
+        if !self.full() {
+            // SAFETY: used < max, and the program gave an array of max events.
+            unsafe { self.at.add(self.used).write_unaligned(event) };
+            self.used += 1;
+        }
+    }
+}
+
+impl Output {
+    /// Puts together what stands here twice: a registration that has changed hands during the wait was
+    /// seen by the kernel and by us. The kernel never names one twice, and programs free what they get.
+    fn unite(&mut self) {
+        let given = std::mem::take(&mut self.used);
+        for i in 0..given {
+            // SAFETY: both indices are below the number of events that were put.
+            let event = unsafe { self.at.add(i).read_unaligned() };
+            let same = (0..self.used).find(|n| {
+                // SAFETY: likewise.
+                unsafe { self.at.add(*n).read_unaligned() }.u64 == event.u64
+            });
+            match same {
+                Some(n) => {
+                    // SAFETY: likewise.
+                    let mut first = unsafe { self.at.add(n).read_unaligned() };
+                    first.events |= event.events;
+                    // SAFETY: likewise.
+                    unsafe { self.at.add(n).write_unaligned(first) };
+                }
+                None => self.put(event),
+            }
+        }
+    }
+}
+
+/// Waits as epoll_pwait2 does; `timeout` in nanoseconds. Gives the number of events.
+///
+/// # Safety
+/// `events` points to room for `max` events, `mask` is null or points to a signal set.
+pub unsafe fn wait(
+    set: &'static Set,
+    events: *mut libc::epoll_event,
+    max: usize,
+    timeout: Option<u64>,
+    mask: *const libc::sigset_t,
+) -> Result<usize, i32> {
+    let mut out = Output {
+        at: events,
+        max,
+        used: 0,
+        round: set.round.fetch_add(1, Relaxed),
+    };
+    let handed = set.handed.load(Acquire);
+    collect(set, &mut out, timeout, mask)?;
+    if set.handed.load(Acquire) != handed {
+        out.unite();
+    }
+    Ok(out.used)
+}
+
+/// Fills the output; returns when it has something, or the time is over.
+fn collect(
+    set: &'static Set,
+    out: &mut Output,
+    timeout: Option<u64>,
+    mask: *const libc::sigset_t,
+) -> Result<(), i32> {
+    let end = timeout.map(|ns| clock::now().saturating_add(ns));
+    let mut spun = false;
+    loop {
+        // First the hints, then what is hot: see `Hints::take`.
+        let due = due(set);
+        let hinted = due && set.take_hints();
+        // When it is the kernel's turn, places are left to it.
+        let places = out.max;
+        let its_turn = set.filled.load(Relaxed) >= KERNEL_TURN;
+        out.max = match (its_turn, due) {
+            (true, _) => 0,
+            (_, true) => places.div_ceil(2),
+            _ => places,
+        };
+        scan(set, out);
+        out.max = places;
+        if out.used == 0 && !hinted && set.take_hints() {
+            scan(set, out);
+        }
+        if out.used != 0 && !due {
+            return Ok(());
+        }
+        if out.used != 0 || its_turn || timeout == Some(0) {
+            let rung = ask_kernel(set, out, Some(0), mask)?;
+            // With what the kernel has told of ours.
+            scan(set, out);
+            if out.used == 0 && rung {
+                quiet(set, out);
+            }
+            if out.used != 0 || timeout == Some(0) {
+                return Ok(());
+            }
+        }
+        if !spun && set.lively.swap(0, Relaxed) != 0 && spin(set) {
+            spun = true;
+            continue;
+        }
+        let left = end.map(|end| end.saturating_sub(clock::now()));
+        if left == Some(0) {
+            let _ = ask_kernel(set, out, Some(0), mask)?;
+            scan(set, out);
+            return Ok(());
+        }
+        let rung = sleep(set, out, left, mask)?;
+        scan(set, out);
+        if out.used == 0 && rung {
+            quiet(set, out);
+        }
+        if out.used != 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Whether it is time to ask the kernel although rings have events.
+fn due(set: &Set) -> bool {
+    let since = clock::ticks().wrapping_sub(set.looked.load(Relaxed));
+    since >= clock::per_us() * KERNEL_US || set.filled.load(Relaxed) >= KERNEL_TURN
+}
+
+/// Puts what the rings have into the output, starting where the last look stopped.
+fn scan(set: &Set, out: &mut Output) {
+    let list = set.active.places();
+    if list.is_empty() || out.full() {
+        return;
+    }
+    let start = set.turn.load(Relaxed) as usize % list.len();
+    let (before, after) = list.split_at(start);
+    for (i, place) in after.iter().chain(before).enumerate() {
+        let Some(reg) = active::at(place) else {
+            continue;
+        };
+        if reg.round.load(Relaxed) == out.round {
+            continue;
+        }
+        let events = reg.report(true);
+        if events == 0 {
+            set.looked_in_vain(reg);
+            continue;
+        }
+        reg.vain.store(0, Relaxed);
+        reg.round.store(out.round, Relaxed);
+        set.lively.store(1, Relaxed);
+        out.put(reg::output(reg, events));
+        if out.full() {
+            set.turn.store((start + i + 1) as u32, Relaxed);
+            set.filled.fetch_add(1, Relaxed);
+            // There may be more, for others who sleep on the set.
+            if let Some(ctx) = set.ctx().filter(|ctx| ctx.word().sleepers()) {
+                ctx.ring();
+            }
+            return;
+        }
+    }
+}
+
+/// Whether a look would bring something.
+fn promising(set: &Set) -> bool {
+    set.take_hints();
+    set.hot().any(|reg| reg.report(false) != 0)
+}
+
+/// The doorbell rang and nothing was found: it is silenced, and everything looked at once more.
+fn quiet(set: &Set, out: &mut Output) {
+    if let Some(ctx) = set.ctx() {
+        ctx.drain();
+        scan(set, out);
+        if out.used != 0 {
+            // Others who sleep on the set were not rung for this.
+            ctx.ring();
+        }
+    }
+}
+
+/// Cheap look at the rings of a set, for spinning.
+fn stirs(set: &Set) -> bool {
+    set.hinted()
+        || set.hot().any(|reg| {
+            reg.report(false) != 0
+                || reg
+                    .sock()
+                    .is_some_and(|sock| sock.tx_ring() && tx::disturbed(&sock))
+        })
+}
+
+fn spin(set: &Set) -> bool {
+    // With many rings a round of looks takes longer than a sleep costs.
+    if set.active.places().len() > MANY || !threads::worth_spinning(&set.spin) {
+        return false;
+    }
+    let apart = set
+        .hot()
+        .filter_map(Reg::sock)
+        .any(|sock| !threads::same_cpu(&sock));
+    if !apart {
+        return false;
+    }
+    let hit = threads::spin(|| stirs(set));
+    threads::spun(&set.spin, hit);
+    hit
+}
+
+/// Sleeps in the kernel's set. True: the doorbell rang.
+fn sleep(
+    set: &Set,
+    out: &mut Output,
+    left: Option<u64>,
+    mask: *const libc::sigset_t,
+) -> Result<bool, i32> {
+    let Some(ctx) = set.ctx() else {
+        return ask_kernel(set, out, left, mask);
+    };
+    // For these nobody is to ring.
+    for reg in set.hot() {
+        if reg.state.load(Relaxed) == state::DORMANT {
+            set.cool(reg);
+        }
+    }
+    ctx.word().enter();
+    let at = ctx.word() as *const WaitWord as *mut c_void;
+    let rest = || {
+        if promising(set) {
+            return ask_kernel(set, out, Some(0), mask);
+        }
+        let limit = blocked_writer(set);
+        if promising(set) {
+            return ask_kernel(set, out, Some(0), mask);
+        }
+        let left = match (left, limit) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        ask_kernel(set, out, left, mask)
+    };
+    // SAFETY: the word is never unmapped; what was entered is left once.
+    unsafe { threads::undone(wake_up, at, rest) }
+}
+
+/// Ends a sleep, see [`threads::undone`].
+unsafe extern "C" fn wake_up(word: *mut c_void) {
+    // SAFETY: a word of the wait page.
+    unsafe { &*word.cast::<WaitWord>() }.leave();
+}
+
+/// A sleep with a full ring lasts no longer than the reader is given (see `tx::stalled`), and one
+/// while a peer could not be woken lasts as long as between two attempts.
+fn blocked_writer(set: &Set) -> Option<u64> {
+    let mut limit = lgr::unheard();
+    lgr::try_again();
+    for reg in set.hot().filter(|reg| reg.wants_room()) {
+        if let Some(sock) = reg.sock()
+            && sock.tx_ring()
+            && !tx::has_room(&sock)
+        {
+            // The peer's next update is to ring.
+            tx::want_room(sock);
+            tx::give_up_if_stalled(sock);
+            let patience = tx::patience(&sock);
+            limit = Some(limit.map_or(patience, |ns: u64| ns.min(patience)));
+        }
+    }
+    limit
+}
+
+/// epoll_pwait2; a wait that may last is libc's, and so a point of cancellation.
+fn kernel_wait(
+    epfd: c_int,
+    events: *mut libc::epoll_event,
+    max: c_int,
+    timeout: Option<u64>,
+    mask: *const libc::sigset_t,
+) -> Result<usize, i32> {
+    if timeout == Some(0) {
+        return os::epoll_wait(epfd, events, max, timeout, mask);
+    }
+    let time = timeout.map(os::timespec);
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let result = errno::keep(|| {
+        // SAFETY: the caller's array and mask, a local time.
+        let n = unsafe { real::epoll_pwait2(epfd, events, max, time, mask) };
+        usize::try_from(n).map_err(|_| errno::get())
+    });
+    match result {
+        // An old kernel.
+        Err(libc::ENOSYS) => os::epoll_wait(epfd, events, max, timeout, mask),
+        result => result,
+    }
+}
+
+/// epoll_pwait2 on the kernel's set. Events of the program's own descriptors go to the output; our
+/// tags are taken note of. True: the doorbell rang.
+fn ask_kernel(
+    set: &Set,
+    out: &mut Output,
+    timeout: Option<u64>,
+    mask: *const libc::sigset_t,
+) -> Result<bool, i32> {
+    set.looked.store(clock::ticks(), Relaxed);
+    set.filled.store(0, Relaxed);
+    let room = (out.max - out.used) as c_int;
+    if room == 0 {
+        return Ok(false);
+    }
+    // SAFETY: room for `room` events behind those in use.
+    let from = unsafe { out.at.add(out.used) };
+    let n = kernel_wait(set.epfd(), from, room, timeout, mask)?;
+    let mut rung = false;
+    for i in 0..n {
+        // SAFETY: the kernel has written n events; those kept lie at or before the one read.
+        let event = unsafe { from.add(i).read_unaligned() };
+        match read_tag(event.u64) {
+            Tagged::Program => out.put(event),
+            Tagged::Bell => rung = true,
+            Tagged::Reg(reg) => set.note(reg, event.events),
+            Tagged::Stale => {}
+        }
+    }
+    Ok(rung)
+}
+
+/// Takes our tags out of `n` events that the kernel wrote; gives how many are the program's.
+///
+/// # Safety
+/// `events` points to `n` events.
+pub unsafe fn absorb(set: &Set, events: *mut libc::epoll_event, n: usize) -> usize {
+    let mut kept = Output {
+        at: events,
+        max: n,
+        used: 0,
+        round: 0,
+    };
+    for i in 0..n {
+        // SAFETY: i < n; what is kept lies at or before what is read.
+        let event = unsafe { events.add(i).read_unaligned() };
+        match read_tag(event.u64) {
+            Tagged::Program => kept.put(event),
+            Tagged::Bell | Tagged::Stale => {}
+            Tagged::Reg(reg) => set.note(reg, event.events),
+        }
+    }
+    kept.used
+}

@@ -1,0 +1,159 @@
+//! What a descriptor number is to us: nothing (0), a connection, an epoll set, or our own.
+//!
+//! Private to the process; a fork copies it, as the kernel copies the descriptors.
+
+use crate::conn::{Conn, Sock};
+use crate::family;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::*};
+
+pub type Entry = u32;
+
+/// Descriptors beyond this number are never ours.
+pub const MAX: usize = 1 << 20;
+
+static TABLE: [AtomicU32; MAX] = [const { AtomicU32::new(0) }; MAX];
+/// Descriptors of this process that refer to connection N.
+static REFS: [AtomicU8; protocol::stats::ROWS] =
+    [const { AtomicU8::new(0) }; protocol::stats::ROWS];
+/// One more than the highest number ever entered.
+static HIGH: AtomicU32 = AtomicU32::new(0);
+
+const KIND: u32 = 3 << 30;
+const CONN: u32 = 1 << 30;
+const SET: u32 = 2 << 30;
+const OURS: u32 = 3 << 30;
+
+/// What an entry means.
+#[derive(Clone, Copy, Debug)]
+pub enum Meaning {
+    None,
+    /// A connection; `Sock::conn` is checked against its generation.
+    Conn(Sock),
+    /// Index of an epoll set.
+    Set(u32),
+    /// One of the library's own descriptors: the program must not find it.
+    Ours,
+}
+
+#[inline(always)]
+pub fn get(fd: c_int) -> Entry {
+    match TABLE.get(fd as usize) {
+        Some(entry) => entry.load(Relaxed),
+        None => 0,
+    }
+}
+
+pub fn high() -> c_int {
+    HIGH.load(Relaxed) as c_int
+}
+
+fn put(fd: c_int, entry: Entry) -> bool {
+    match TABLE.get(fd as usize) {
+        Some(slot) => {
+            slot.store(entry, Release);
+            HIGH.fetch_max(fd as u32 + 1, Relaxed);
+            true
+        }
+        None => false,
+    }
+}
+
+/// Index in 16 bits, generation in 14.
+fn conn_entry(conn: &Conn) -> Entry {
+    CONN | (conn.generation.load(Relaxed) >> 1 & 0x3fff) << 16 | conn.index()
+}
+
+pub fn meaning(fd: c_int) -> Meaning {
+    decode(get(fd), fd)
+}
+
+pub fn decode(entry: Entry, fd: c_int) -> Meaning {
+    match entry & KIND {
+        CONN => match conn_of(entry) {
+            Some(conn) => Meaning::Conn(Sock { fd, conn }),
+            None => Meaning::None,
+        },
+        SET => Meaning::Set(entry & 0xffff),
+        OURS => Meaning::Ours,
+        _ => Meaning::None,
+    }
+}
+
+fn conn_of(entry: Entry) -> Option<&'static Conn> {
+    let conn = family::conn(entry & 0xffff)?;
+    (conn_entry(conn) == entry).then_some(conn)
+}
+
+/// The connection behind a descriptor.
+#[inline]
+pub fn sock(fd: c_int) -> Option<Sock> {
+    match get(fd) {
+        entry if entry & KIND == CONN => conn_of(entry).map(|conn| Sock { fd, conn }),
+        _ => None,
+    }
+}
+
+/// The connection behind `entry`, read from the table for `fd`.
+#[inline]
+pub fn sock_of(entry: Entry, fd: c_int) -> Option<Sock> {
+    if entry & KIND != CONN {
+        return None;
+    }
+    conn_of(entry).map(|conn| Sock { fd, conn })
+}
+
+fn refs(conn: &Conn) -> &'static AtomicU8 {
+    static NONE: AtomicU8 = AtomicU8::new(0);
+    REFS.get(conn.index() as usize).unwrap_or(&NONE)
+}
+
+/// Enters a descriptor of a connection. False: the number is out of range, or it has too many.
+pub fn put_conn(fd: c_int, conn: &'static Conn) -> bool {
+    let count = refs(conn);
+    if count.load(Relaxed) == u8::MAX || fd < 0 || fd as usize >= MAX {
+        return false;
+    }
+    count.fetch_add(1, AcqRel);
+    put(fd, conn_entry(conn))
+}
+
+/// Descriptors of this process that refer to the connection.
+pub fn count(conn: &Conn) -> u8 {
+    refs(conn).load(Acquire)
+}
+
+/// Takes a descriptor of a connection out. Gives the number of those that remain; `None` when
+/// another thread was first.
+pub fn drop_conn(sock: Sock) -> Option<u8> {
+    let slot = TABLE.get(sock.fd as usize)?;
+    slot.compare_exchange(conn_entry(sock.conn), 0, AcqRel, Relaxed)
+        .ok()?;
+    Some(refs(sock.conn).fetch_sub(1, AcqRel) - 1)
+}
+
+pub fn put_set(fd: c_int, index: u32) -> bool {
+    put(fd, SET | index)
+}
+
+pub fn put_ours(fd: c_int) -> bool {
+    put(fd, OURS)
+}
+
+/// Forgets what a number meant (sets, own descriptors).
+pub fn clear(fd: c_int) {
+    if let Some(slot) = TABLE.get(fd as usize) {
+        slot.store(0, Release);
+    }
+}
+
+/// Descriptors of connections in `[from, to]`.
+pub fn socks(from: c_int, to: c_int) -> impl Iterator<Item = Sock> {
+    (from.max(0)..=to.min(high() - 1)).filter_map(sock)
+}
+
+/// Another descriptor of this process for the connection, if it has one.
+pub fn any_fd(conn: &Conn) -> Option<c_int> {
+    let entry = conn_entry(conn);
+    (0..high()).find(|fd| get(*fd) == entry)
+}

@@ -1,0 +1,445 @@
+//! Link groups of this process: the mapped arena, the channel over which the two processes pass
+//! each other doorbells, and the peer's wait page.
+//!
+//! The channel's messages are never taken off it, only peeked at by number: every process of a fork
+//! family finds each doorbell there, whoever looked first.
+
+use crate::ctx::Ctx;
+use crate::{family, os, ownfd};
+use protocol::shm::wait::{CONTEXTS, Hints, PAGE_LEN, WaitWord};
+use protocol::shm::{HINTS_AT, SLOTS_AT};
+use std::ffi::c_int;
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, fence,
+};
+
+pub const MAX: usize = 1024;
+/// Looks at the lock of the channels, with a yield between, before it is passed over.
+const PEEK_TRIES: usize = 2000;
+/// Between attempts to get a doorbell that could not be had.
+const UNHEARD_NS: u64 = 2_000_000;
+
+pub struct LinkGroup {
+    /// Name given by the daemon; 0: entry free.
+    pub id: AtomicU32,
+    /// Connections of this process in it.
+    pub conns: AtomicU32,
+    pub arena: AtomicPtr<u8>,
+    pub len: AtomicU64,
+    /// Threads that look at the arena without having a connection in it.
+    visitors: AtomicU32,
+    /// A connection of this process has got as far as Accept.
+    pub contacted: AtomicBool,
+    channel: AtomicI32,
+    wait: AtomicPtr<WaitWord>,
+    /// Contexts of ours that were announced on the channel.
+    announced: [AtomicU64; CONTEXTS / 64],
+    /// Messages of the channel that were looked at.
+    seen: AtomicU32,
+}
+
+/// Doorbells of a link group's peer, and the epoch in which each was rung last.
+struct Bells {
+    fd: [AtomicI32; CONTEXTS],
+    rung: [AtomicU64; CONTEXTS],
+    /// Which generation of the context's doorbell `fd` is.
+    of: [AtomicU32; CONTEXTS],
+}
+
+static GROUPS: [LinkGroup; MAX] = [const {
+    LinkGroup {
+        id: AtomicU32::new(0),
+        conns: AtomicU32::new(0),
+        arena: AtomicPtr::new(std::ptr::null_mut()),
+        len: AtomicU64::new(0),
+        visitors: AtomicU32::new(0),
+        contacted: AtomicBool::new(false),
+        channel: AtomicI32::new(-1),
+        wait: AtomicPtr::new(std::ptr::null_mut()),
+        announced: [const { AtomicU64::new(0) }; CONTEXTS / 64],
+        seen: AtomicU32::new(0),
+    }
+}; MAX];
+
+static BELLS: [Bells; MAX] = [const {
+    Bells {
+        // None, but zeros take no room in the file; `enter` says so.
+        fd: [const { AtomicI32::new(0) }; CONTEXTS],
+        rung: [const { AtomicU64::new(0) }; CONTEXTS],
+        of: [const { AtomicU32::new(0) }; CONTEXTS],
+    }
+}; MAX];
+
+/// Link group by index + 1, as a connection stores it.
+pub fn get(index: u32) -> Option<&'static LinkGroup> {
+    GROUPS.get((index as usize).wrapping_sub(1))
+}
+
+/// The link group named `id`: its index + 1.
+pub fn find(id: u32) -> Option<u32> {
+    GROUPS
+        .iter()
+        .position(|g| g.id.load(Acquire) == id)
+        .map(|i| i as u32 + 1)
+}
+
+/// A link group within one process counts twice, once for each side: the lowest bit, as the daemon
+/// names both alike (ids are multiples of 256).
+pub fn side_id(lgr: u32, side: u8) -> u32 {
+    lgr | u32::from(side & 1)
+}
+
+/// Enters a new link group. All three descriptors are the library's from here on; the arena's and
+/// the wait page's are closed once mapped.
+pub fn add(id: u32, len: u64, fds: [c_int; 3]) -> Result<u32, i32> {
+    let [arena_fd, channel, wait_fd] = fds;
+    let made = (|| {
+        if len < SLOTS_AT as u64 {
+            return Err(libc::EINVAL);
+        }
+        let arena = map_checked(arena_fd, len as usize, false)?;
+        let wait = match map_checked(wait_fd, PAGE_LEN, true) {
+            Ok(at) => at,
+            Err(e) => {
+                os::munmap(arena, len as usize);
+                return Err(e);
+            }
+        };
+        Ok((arena, wait))
+    })();
+    os::close(arena_fd);
+    os::close(wait_fd);
+    let (arena, wait) = match made {
+        Ok(maps) => maps,
+        Err(e) => {
+            os::close(channel);
+            return Err(e);
+        }
+    };
+    // Where its messages cannot be peeked at by position, nobody could ever be woken.
+    let peeks = os::set_sockopt_int(channel, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0);
+    let channel = match peeks {
+        Ok(()) => ownfd::raise(channel),
+        Err(e) => {
+            os::close(channel);
+            Err(e)
+        }
+    };
+    let entered = channel.and_then(|channel| enter(id, len, arena, wait, channel));
+    if entered.is_err() {
+        os::munmap(arena, len as usize);
+        os::munmap(wait, PAGE_LEN);
+    }
+    entered
+}
+
+fn enter(id: u32, len: u64, arena: *mut u8, wait: *mut u8, channel: c_int) -> Result<u32, i32> {
+    for (i, g) in GROUPS.iter().enumerate() {
+        if g.id.load(Relaxed) == 0 && g.id.compare_exchange(0, u32::MAX, AcqRel, Relaxed).is_ok() {
+            g.arena.store(arena, Relaxed);
+            g.len.store(len, Relaxed);
+            g.channel.store(channel, Relaxed);
+            g.wait.store(wait as *mut WaitWord, Relaxed);
+            g.conns.store(0, Relaxed);
+            g.seen.store(0, Relaxed);
+            g.contacted.store(false, Relaxed);
+            for word in &g.announced {
+                word.store(0, Relaxed);
+            }
+            for fd in BELLS.get(i).iter().flat_map(|bells| &bells.fd) {
+                fd.store(-1, Relaxed);
+            }
+            g.id.store(id, Release);
+            return Ok(i as u32 + 1);
+        }
+    }
+    ownfd::close(channel);
+    Err(libc::ENOSPC)
+}
+
+/// Maps a memfd after having checked that nobody can cut it off under us.
+fn map_checked(fd: c_int, len: usize, read_only: bool) -> Result<*mut u8, i32> {
+    let seals = os::fcntl(fd, libc::F_GET_SEALS, 0)? as c_int;
+    if seals & libc::F_SEAL_SHRINK == 0 || os::file_size(fd)? < len as u64 {
+        return Err(libc::EINVAL);
+    }
+    if read_only {
+        os::map_shared_read(fd, len)
+    } else {
+        os::map_shared(fd, len)
+    }
+}
+
+/// Gives up link groups whose peer is gone and that no connection uses.
+pub fn sweep() {
+    for (i, g) in GROUPS.iter().enumerate() {
+        let id = g.id.load(Acquire);
+        if id == 0 || id == u32::MAX || g.conns.load(Acquire) != 0 {
+            continue;
+        }
+        let channel = g.channel.load(Relaxed);
+        if !os::hung_up(channel)
+            || g.id
+                .compare_exchange(id, u32::MAX, SeqCst, Relaxed)
+                .is_err()
+        {
+            continue;
+        }
+        if g.visitors.load(SeqCst) != 0 {
+            g.id.store(id, Release);
+            continue;
+        }
+        ownfd::close(channel);
+        os::munmap(g.arena.load(Relaxed), g.len.load(Relaxed) as usize);
+        os::munmap(g.wait.load(Relaxed) as *mut u8, PAGE_LEN);
+        if let Some(bells) = BELLS.get(i) {
+            for (fd, rung) in bells.fd.iter().zip(&bells.rung) {
+                let old = fd.swap(-1, AcqRel);
+                if old >= 0 {
+                    ownfd::close(old);
+                }
+                rung.store(0, Relaxed);
+            }
+        }
+        g.id.store(0, Release);
+    }
+}
+
+/// In the child of a fork: the parent's other threads are not here.
+pub fn forked() {
+    for g in &GROUPS {
+        g.visitors.store(0, Relaxed);
+    }
+}
+
+/// The own context `number` has a new doorbell, which nobody knows of.
+pub fn renew(number: u32) {
+    for g in &GROUPS {
+        if let Some(word) = g.announced.get(number as usize / 64) {
+            word.fetch_and(!(1 << (number % 64)), AcqRel);
+        }
+    }
+}
+
+pub fn moved(from: c_int, to: c_int) {
+    for g in &GROUPS {
+        let _ = g.channel.compare_exchange(from, to, AcqRel, Relaxed);
+    }
+    for bells in BELLS.iter().take(in_use()) {
+        for fd in &bells.fd {
+            let _ = fd.compare_exchange(from, to, AcqRel, Relaxed);
+        }
+    }
+}
+
+/// Some peer sleeps whose doorbell could not be had: out of descriptors, or of memory.
+static UNHEARD: AtomicU32 = AtomicU32::new(0);
+
+/// How long our own sleeps may last while a peer sleeps that we could not wake.
+pub fn unheard() -> Option<u64> {
+    (UNHEARD.load(Acquire) != 0).then_some(UNHEARD_NS)
+}
+
+/// Tries once more to get the doorbells that could not be had; those are rung.
+pub fn try_again() {
+    if UNHEARD.load(Relaxed) == 0 || UNHEARD.swap(0, AcqRel) == 0 {
+        return;
+    }
+    for (group, bells) in GROUPS.iter().zip(&BELLS).take(in_use()) {
+        if !matches!(group.id.load(Acquire), 0 | u32::MAX) {
+            group.fetch_bells(bells);
+            let waits = |(fd, rung): (&AtomicI32, &AtomicU64)| {
+                fd.load(Acquire) < 0 && rung.load(Acquire) != 0
+            };
+            if !group.peer_gone() && bells.fd.iter().zip(&bells.rung).any(waits) {
+                UNHEARD.store(1, Release);
+            }
+        }
+    }
+}
+
+fn in_use() -> usize {
+    GROUPS
+        .iter()
+        .rposition(|g| g.id.load(Relaxed) != 0)
+        .map_or(0, |i| i + 1)
+}
+
+impl LinkGroup {
+    fn index(&self) -> usize {
+        (self as *const LinkGroup as usize - GROUPS.as_ptr() as usize) / size_of::<LinkGroup>()
+    }
+
+    /// Whether the peer's processes have all ended.
+    pub fn peer_gone(&self) -> bool {
+        os::hung_up(self.channel.load(Relaxed))
+    }
+
+    /// Lets the peer have the doorbell of `ctx`, once. False: it does not fit the channel, and the
+    /// sleeper must look for itself from time to time.
+    pub fn announce(&self, ctx: Ctx) -> bool {
+        let Some(word) = self.announced.get(ctx.number as usize / 64) else {
+            return false;
+        };
+        let bit = 1 << (ctx.number % 64);
+        if word.load(Acquire) & bit != 0 {
+            return true;
+        }
+        if word.fetch_or(bit, AcqRel) & bit != 0 {
+            return true;
+        }
+        let channel = self.channel.load(Relaxed);
+        let name = u64::from(ctx.number) | u64::from(ctx.word().bell()) << 32;
+        let sent = os::send_fd(channel, &name.to_ne_bytes(), ctx.bell);
+        match sent {
+            // Another thread may have relied on the announcement before it was made.
+            Ok(()) => ctx.ring(),
+            Err(_) => {
+                word.fetch_and(!bit, AcqRel);
+            }
+        }
+        sent.is_ok()
+    }
+
+    /// The hints for context `n` of side `side`.
+    fn hints(&self, side: u32, n: u32) -> Option<&Hints> {
+        let n = side as usize % 2 * CONTEXTS + n as usize % CONTEXTS;
+        let at = self
+            .arena
+            .load(Relaxed)
+            .wrapping_add(HINTS_AT + n * size_of::<Hints>());
+        // SAFETY: `add` has mapped an arena that is longer than the hints; it stays mapped while a
+        // connection or a visitor uses the link group. Null after a failed mapping only.
+        unsafe { at.cast::<Hints>().as_ref() }
+    }
+
+    /// Leaves a hint for the peer's context `n`, to which the connection that is `number` to it is
+    /// cold. The caller has published, with a full fence behind it.
+    pub fn hint(&self, n: u32, number: u32) {
+        let peer = (self.id.load(Relaxed) & 1) ^ 1;
+        if let Some(hints) = self.hints(peer, n) {
+            hints.put(number);
+        }
+    }
+
+    /// Calls `f` with the hints for the own context `n`, unless the link group is gone.
+    pub fn visit<T>(&self, n: u32, f: impl FnOnce(&Hints) -> T) -> Option<T> {
+        self.visitors.fetch_add(1, SeqCst);
+        let id = self.id.load(SeqCst);
+        let found = match id {
+            0 | u32::MAX => None,
+            _ => self.hints(id & 1, n).map(f),
+        };
+        self.visitors.fetch_sub(1, Release);
+        found
+    }
+
+    /// Wakes the peer's context `n` when it sleeps and was not rung in this sleep. The caller has
+    /// published, with a full fence behind it.
+    pub fn wake(&self, n: u32) -> bool {
+        // SAFETY: the peer's wait page stays mapped while a connection uses the link group.
+        let Some(word) = (unsafe { self.wait.load(Relaxed).add(n as usize % CONTEXTS).as_ref() })
+        else {
+            return false;
+        };
+        let Some(epoch) = word.epoch_if_asleep() else {
+            return false;
+        };
+        let Some(bells) = BELLS.get(self.index()) else {
+            return false;
+        };
+        let at = n as usize;
+        let (Some(fd), Some(rung), Some(of)) =
+            (bells.fd.get(at), bells.rung.get(at), bells.of.get(at))
+        else {
+            return false;
+        };
+        let mark = epoch << 1 | 1;
+        if rung.swap(mark, AcqRel) == mark {
+            return false;
+        }
+        // Either this look finds the bell, or who installs it finds the mark.
+        fence(SeqCst);
+        let valid = word.bell();
+        let known = || fd.load(Acquire) >= 0 && of.load(Acquire) == valid;
+        if !known() {
+            self.fetch_bells(bells);
+        }
+        let bell = fd.load(Acquire);
+        if bell >= 0 {
+            crate::ctx::ring(bell);
+        }
+        if !known() {
+            UNHEARD.store(1, Release);
+        }
+        bell >= 0
+    }
+
+    /// Looks at the channel's messages that were not looked at yet.
+    fn fetch_bells(&self, bells: &Bells) {
+        // The place at which a socket is peeked at belongs to the socket, which the family shares.
+        let Some(lock) = family::peek_lock() else {
+            return;
+        };
+        let held = (0..PEEK_TRIES).find_map(|_| {
+            let held = lock.try_lock();
+            if held.is_none() {
+                os::sched_yield();
+            }
+            held
+        });
+        match held {
+            // We are a signal handler: the call that it has interrupted goes on with this, and rings.
+            Some(held) if held.nested() => lock.unlock(held),
+            Some(held) => {
+                self.look_at_channel(bells);
+                lock.unlock(held);
+            }
+            // Whoever holds it was abandoned in the middle: without it a bell may be missed.
+            None => self.look_at_channel(bells),
+        }
+    }
+
+    fn look_at_channel(&self, bells: &Bells) {
+        let channel = self.channel.load(Relaxed);
+        loop {
+            let number = self.seen.load(Acquire);
+            let mut data = [0u8; 8];
+            let Ok(bell) = os::peek_fd(channel, number * 8, &mut data) else {
+                return;
+            };
+            if self
+                .seen
+                .compare_exchange(number, number + 1, AcqRel, Relaxed)
+                .is_err()
+            {
+                os::close(bell);
+                continue;
+            }
+            if os::is_no_bell(bell) {
+                os::close(bell);
+                continue;
+            }
+            let bell = ownfd::adopt(bell);
+            install(bells, u64::from_ne_bytes(data), bell);
+        }
+    }
+}
+
+/// Enters a doorbell of the peer's. `name`: number of the context, and generation of the bell above.
+fn install(bells: &Bells, name: u64, bell: c_int) {
+    let at = name as u32 as usize;
+    let (Some(fd), Some(rung), Some(of)) = (bells.fd.get(at), bells.rung.get(at), bells.of.get(at))
+    else {
+        return ownfd::close(bell);
+    };
+    let old = fd.swap(bell, AcqRel);
+    of.store((name >> 32) as u32, Release);
+    if old >= 0 {
+        ownfd::close(old);
+    }
+    fence(SeqCst);
+    if rung.load(Acquire) != 0 {
+        crate::ctx::ring(bell);
+    }
+}

@@ -1,0 +1,137 @@
+//! The lock of one direction of a connection, in memory that the fork family shares.
+//!
+//! It is held only for copies and non-blocking calls, never while sleeping. What it protects is
+//! published by one compare-and-swap of a position, so a holder that a signal handler interrupts
+//! (or never returns to, by longjmp) leaves nothing half done: the same thread may enter again, and
+//! the interrupted call finds at its own publication that it has to look anew.
+
+use crate::os;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+static PID: AtomicU32 = AtomicU32::new(0);
+
+/// The process id, cached; [`forked`] renews it.
+pub fn pid() -> u32 {
+    match PID.load(Ordering::Relaxed) {
+        0 => forked(),
+        pid => pid,
+    }
+}
+
+/// To be called in the child of a fork.
+pub fn forked() -> u32 {
+    let pid = os::getpid() as u32;
+    PID.store(pid, Ordering::Relaxed);
+    pid
+}
+
+/// Names this thread among all threads of the family: its thread pointer and its process.
+fn me() -> u64 {
+    let tp: u64;
+    // SAFETY: reads the thread pointer, which the x86-64 ABI keeps at %fs:0.
+    unsafe {
+        std::arch::asm!("mov {}, fs:0", out(reg) tp, options(nostack, readonly, preserves_flags))
+    };
+    (tp >> 6) << 22 | u64::from(pid() & 0x3f_ffff)
+}
+
+fn stack_pointer() -> u64 {
+    let sp: u64;
+    // SAFETY: copies a register.
+    unsafe {
+        std::arch::asm!("mov {}, rsp", out(reg) sp, options(nomem, nostack, preserves_flags))
+    };
+    sp
+}
+
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct Lock {
+    owner: AtomicU64,
+    /// Stack pointer of the owner when it took the lock.
+    stack: AtomicU64,
+}
+
+/// Proof of a held lock. Not released by `Drop`: frames of a hook may be unwound by cancellation.
+#[must_use]
+#[derive(Debug)]
+pub struct Held {
+    nested: bool,
+}
+
+impl Held {
+    /// The lock was taken before, by a call of this thread that a signal handler has interrupted.
+    pub fn nested(&self) -> bool {
+        self.nested
+    }
+}
+
+impl Lock {
+    pub const fn new() -> Self {
+        Lock {
+            owner: AtomicU64::new(0),
+            stack: AtomicU64::new(0),
+        }
+    }
+
+    pub fn try_lock(&self) -> Option<Held> {
+        let me = me();
+        match self
+            .owner
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+        {
+            Ok(_) => {
+                self.stack.store(stack_pointer(), Ordering::Relaxed);
+                Some(Held { nested: false })
+            }
+            Err(owner) if owner == me => {
+                // A handler of this thread runs deeper in the stack than the call it interrupted;
+                // otherwise that call was abandoned and its lock is ours.
+                let nested = stack_pointer() < self.stack.load(Ordering::Relaxed);
+                Some(Held { nested })
+            }
+            Err(_) => None,
+        }
+    }
+
+    pub fn lock(&self) -> Held {
+        let mut tries = 0u32;
+        loop {
+            if let Some(held) = self.try_lock() {
+                return held;
+            }
+            tries += 1;
+            if tries < 20 {
+                std::hint::spin_loop();
+            } else if tries < 200 {
+                os::sched_yield();
+            } else {
+                os::sleep_ns(50_000);
+                if tries.is_multiple_of(200) {
+                    self.recover();
+                }
+            }
+        }
+    }
+
+    /// Frees the lock of a process that died with it.
+    fn recover(&self) {
+        let owner = self.owner.load(Ordering::Relaxed);
+        if owner != 0 && !os::process_alive((owner & 0x3f_ffff) as u32) {
+            let _ = self
+                .owner
+                .compare_exchange(owner, 0, Ordering::Acquire, Ordering::Relaxed);
+        }
+    }
+
+    pub fn unlock(&self, held: Held) {
+        if !held.nested {
+            self.owner.store(0, Ordering::Release);
+        }
+    }
+
+    /// Forgets any owner: the connection is new.
+    pub fn reset(&self) {
+        self.owner.store(0, Ordering::Release);
+    }
+}

@@ -1,0 +1,111 @@
+//! Socket options.
+
+use super::Result;
+use std::ffi::c_int;
+
+/// `SO_NETNS_COOKIE`
+pub const SO_NETNS_COOKIE: c_int = 71;
+
+pub fn sockopt_int(fd: c_int, level: c_int, name: c_int) -> Result<c_int> {
+    let mut value: c_int = 0;
+    let mut len: u32 = 4;
+    call!(
+        libc::SYS_getsockopt,
+        fd,
+        level,
+        name,
+        &raw mut value,
+        &raw mut len
+    )?;
+    Ok(value)
+}
+
+pub fn sockopt_u64(fd: c_int, level: c_int, name: c_int) -> Result<u64> {
+    let mut value: u64 = 0;
+    let mut len: u32 = 8;
+    call!(
+        libc::SYS_getsockopt,
+        fd,
+        level,
+        name,
+        &raw mut value,
+        &raw mut len
+    )?;
+    Ok(value)
+}
+
+pub fn set_sockopt_int(fd: c_int, level: c_int, name: c_int, value: c_int) -> Result<()> {
+    call!(libc::SYS_setsockopt, fd, level, name, &raw const value, 4).map(drop)
+}
+
+pub fn set_linger(fd: c_int, on: bool, seconds: c_int) -> Result<()> {
+    let linger = libc::linger {
+        l_onoff: c_int::from(on),
+        l_linger: seconds,
+    };
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
+    let len = size_of::<libc::linger>();
+    call!(
+        libc::SYS_setsockopt,
+        fd,
+        level,
+        name,
+        &raw const linger,
+        len
+    )
+    .map(drop)
+}
+
+/// A receive or send timeout in nanoseconds; `None`: waits for ever.
+pub fn timeout(fd: c_int, name: c_int) -> Option<u64> {
+    let mut time = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 0,
+    };
+    let mut len = size_of::<libc::timeval>() as u32;
+    let (at, len) = (&raw mut time, &raw mut len);
+    call!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, name, at, len).ok()?;
+    let ns = time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
+    (ns != 0).then_some(ns)
+}
+
+/// Whether the program has fixed the receive buffer's size (`SOCK_RCVBUF_LOCK`).
+pub fn rcvbuf_locked(fd: c_int) -> bool {
+    const SO_BUF_LOCK: c_int = 72;
+    const RCVBUF_LOCK: c_int = 2;
+    sockopt_int(fd, libc::SOL_SOCKET, SO_BUF_LOCK).is_ok_and(|lock| lock & RCVBUF_LOCK != 0)
+}
+
+/// What TCP_INFO says of the bytes of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpBytes {
+    pub acked: u64,
+    pub received: u64,
+    /// Shortest round trip that was seen, microseconds.
+    pub min_rtt: u32,
+}
+
+pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
+    // struct tcp_info of linux/tcp.h: tcpi_bytes_acked at 120, tcpi_bytes_received at 128,
+    // tcpi_min_rtt at 148.
+    let mut info = [0u64; 32];
+    let mut len = size_of_val(&info) as u32;
+    let at = info.as_mut_ptr();
+    call!(
+        libc::SYS_getsockopt,
+        fd,
+        libc::IPPROTO_TCP,
+        libc::TCP_INFO,
+        at,
+        &raw mut len
+    )?;
+    if len < 152 {
+        return Err(libc::ENOPROTOOPT);
+    }
+    let word = |at: usize| info.get(at / 8).copied().unwrap_or(0);
+    Ok(TcpBytes {
+        acked: word(120),
+        received: word(128),
+        min_rtt: (word(144) >> 32) as u32,
+    })
+}

@@ -1,0 +1,427 @@
+//! Waiting: first a bounded spin where it has paid off, then asleep on the TCP sockets and the
+//! doorbell of a context.
+
+use crate::conn::ready;
+use crate::conn::{Conn, Sock, flag, onto_ring, phase, rx, tx};
+use crate::ctx::{self, Ctx};
+use crate::{clock, config, errno, lgr, os, real};
+use protocol::shm::sync::fence;
+use protocol::shm::wait::{COLD, HINTS};
+use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicU32, Ordering::*};
+
+/// What a thread waits for on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    In,
+    Out,
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wake {
+    /// Look again.
+    Ready,
+    TimedOut,
+    /// A signal handler ran.
+    Interrupted,
+}
+
+/// Sleep of a context that the peer could not be told of.
+const BLIND_NS: u64 = 1_000_000;
+
+/// Enters `ctx` in the list that the peer looks at after it has published. False: no room.
+pub fn watch(conn: &Conn, ctx: Ctx) -> bool {
+    let Some(group) = lgr::get(conn.lgr.load(Relaxed)) else {
+        return false;
+    };
+    if !group.announce(ctx) {
+        return false;
+    }
+    if let Some(peer) = conn.peer() {
+        peer.hint.store(conn.index() % HINTS, Relaxed);
+    }
+    edit_watchers(conn, 0, ctx.number as u16 + 1)
+}
+
+/// Whether `ctx` is in the list already.
+pub fn watches(conn: &Conn, ctx: Ctx) -> bool {
+    conn.watchers.iter().any(|word| {
+        let word = word.load(Relaxed);
+        [0, 16, 32, 48]
+            .iter()
+            .any(|shift| (word >> shift) as u16 == ctx.number as u16 + 1)
+    })
+}
+
+pub fn unwatch(conn: &Conn, ctx: Ctx) {
+    edit_watchers(conn, ctx.number as u16 + 1, 0);
+}
+
+/// As [`unwatch`], for a connection that is cold to `ctx`.
+pub fn unwatch_cold(conn: &Conn, ctx: Ctx) {
+    edit_watchers(conn, (ctx.number as u16 + 1) | COLD, 0);
+}
+
+/// Whether the peer, after it has published, is to leave a hint for `ctx`, which does not look at
+/// the connection by itself any more. Ends with a full fence.
+pub fn call_cold(conn: &Conn, ctx: Ctx, cold: bool) -> bool {
+    let hot = ctx.number as u16 + 1;
+    let done = match cold {
+        true => edit_watchers(conn, hot, hot | COLD),
+        false => edit_watchers(conn, hot | COLD, hot),
+    };
+    // SYNC: cold. The caller looks once more; the producer looks here after it has published.
+    fence(SeqCst);
+    done
+}
+
+/// Replaces one entry `from` of the list by `to`.
+fn edit_watchers(conn: &Conn, from: u16, to: u16) -> bool {
+    let Some(peer) = conn.peer() else {
+        return false;
+    };
+    let held = conn.watch_lock.lock();
+    let mut done = false;
+    'all: for (own, published) in conn.watchers.iter().zip(&peer.watchers) {
+        let word = own.load(Relaxed);
+        for shift in [0, 16, 32, 48] {
+            if (word >> shift) as u16 == from {
+                let word = word & !(0xffff << shift) | u64::from(to) << shift;
+                own.store(word, Relaxed);
+                published.store(word, SeqCst);
+                done = true;
+                break 'all;
+            }
+        }
+    }
+    conn.watch_lock.unlock(held);
+    done
+}
+
+/// Whether looking at the connection could bring something, judged without a lock.
+fn hint(sock: Sock, want: Want) -> bool {
+    if sock.has(flag::RESET | flag::DEAD) {
+        return true;
+    }
+    let Some(slot) = sock.slot() else {
+        return false;
+    };
+    match want {
+        // The peer may wait for what it left on the ring to be repeated: see `ready::service`.
+        Want::In if sock.tx_ring() && tx::disturbed(&sock) => true,
+        Want::In if sock.rx_ring() => {
+            rx::available(&sock) != 0 || sock.has(flag::FIN_SEEN) || rx::carrier_moved(&sock, slot)
+        }
+        Want::In => onto_ring::gone(&sock, slot),
+        Want::Out if sock.tx_ring() => tx::room(&sock) != 0 || tx::disturbed(&sock),
+        Want::Out => false,
+    }
+}
+
+/// CPUs of the machine, looked up once. Not those that this process may use: a process that is
+/// pinned to one CPU gains from spinning when its peer runs on another, and [`same_cpu`] tells.
+fn cpus() -> u32 {
+    static CPUS: AtomicU32 = AtomicU32::new(0);
+    match CPUS.load(Relaxed) {
+        0 => {
+            let online = os::online_cpus();
+            CPUS.store(online, Relaxed);
+            online
+        }
+        n => n,
+    }
+}
+
+fn this_cpu() -> u32 {
+    let mut aux = 0;
+    // SAFETY: x86-64 with rdtscp; Linux keeps the CPU number in the low 12 bits of TSC_AUX.
+    unsafe { core::arch::x86_64::__rdtscp(&mut aux) };
+    aux & 0xfff
+}
+
+/// Says where we wait, and tells whether the peer waited on the same CPU last: then spinning would
+/// only keep it from running.
+pub fn same_cpu(conn: &Conn) -> bool {
+    let (Some(own), Some(peer)) = (conn.own(), conn.peer()) else {
+        return true;
+    };
+    let here = this_cpu() + 1;
+    if peer.cpu.load(Relaxed) != here {
+        peer.cpu.store(here, Relaxed);
+    }
+    own.cpu.load(Relaxed) == here
+}
+
+/// Whether the peer waited on another CPU last.
+pub fn far(conn: &Conn) -> bool {
+    let there = conn.own().map_or(0, |own| own.cpu.load(Relaxed));
+    there != 0 && there != this_cpu() + 1
+}
+
+/// Score of spinning: up when it pays, down when it does not; at 0 only every 16th wait tries.
+const SCORE_MAX: u32 = 8;
+
+/// Whether to spin now, given the score word (score in the low byte, skipped waits above).
+pub fn worth_spinning(score: &AtomicU32) -> bool {
+    if config::spin_us() == 0 || cpus() < 2 {
+        return false;
+    }
+    let word = score.load(Relaxed);
+    if word & 0xff != 0xff {
+        // 0xff marks a score of nothing; new connections start in the middle.
+        return true;
+    }
+    let skipped = (word >> 8) + 1;
+    score.store(0xff | (skipped & 0xf) << 8, Relaxed);
+    skipped & 0xf == 0
+}
+
+pub fn spun(score: &AtomicU32, hit: bool) {
+    let word = score.load(Relaxed) & 0xff;
+    let level = match word {
+        0 => SCORE_MAX / 2,
+        0xff => 0,
+        n => n.min(SCORE_MAX),
+    };
+    let level = if hit {
+        (level + 1).min(SCORE_MAX)
+    } else {
+        level.saturating_sub(1)
+    };
+    score.store(if level == 0 { 0xff } else { level }, Relaxed);
+}
+
+const GATHER_NS: u64 = 200;
+
+/// How long a spin keeps a core that others may be waiting for.
+const YIELD_US: u64 = 4;
+
+/// Spins until `ready` or the budget ends. Where cores are short, others run in between.
+pub fn spin(mut ready: impl FnMut() -> bool) -> bool {
+    let began = clock::ticks();
+    let end = began + clock::per_us() * u64::from(config::spin_us());
+    let mut yield_at = began + clock::per_us() * YIELD_US;
+    loop {
+        for _ in 0..8 {
+            if ready() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        let now = clock::ticks();
+        if now >= end {
+            return false;
+        }
+        if now >= yield_at {
+            os::sched_yield();
+            yield_at = clock::ticks() + clock::per_us() * YIELD_US;
+        }
+    }
+}
+
+/// Whether this end has sent nothing since it waited for the peer last.
+fn one_way(conn: &Conn) -> bool {
+    let tx = &conn.tx;
+    let sent = tx
+        .produced
+        .load(Relaxed)
+        .wrapping_add(tx.sent.load(Relaxed));
+    let before = conn.rx.sent_before.load(Relaxed);
+    conn.rx.sent_before.store(sent, Relaxed);
+    before == sent
+}
+
+/// The reader of a one-way stream that looks again at once finds one small message at a time, and takes
+/// the line of the cursor away from the writer for each of them. After a moment there are several.
+fn gather() {
+    let end = clock::ticks() + clock::per_us() * GATHER_NS / 1000;
+    while clock::ticks() < end {
+        std::hint::spin_loop();
+    }
+}
+
+/// Waits until the connection may have something for a call that wants `want`. `deadline` is in
+/// monotonic nanoseconds.
+pub fn wait(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
+    let ring = match want {
+        Want::In => sock.rx_ring(),
+        Want::Out => sock.tx_ring(),
+    };
+    if ring && !same_cpu(&sock) && worth_spinning(&sock.rx.spin) {
+        if want == Want::In && one_way(&sock) {
+            gather();
+        }
+        let hit = spin(|| hint(sock, want));
+        spun(&sock.rx.spin, hit);
+        let row = sock.row();
+        if hit {
+            row.spin_hits.fetch_add(1, Relaxed);
+            return Wake::Ready;
+        }
+        row.spin_misses.fetch_add(1, Relaxed);
+    }
+    sleep(sock, want, deadline)
+}
+
+/// What a sleeper has entered in places that others look at.
+struct Asleep {
+    sock: Sock,
+    ctx: Option<Ctx>,
+    watched: bool,
+    rung: bool,
+}
+
+/// Ends a sleep. Called by libc: after the sleep, or when the thread is cancelled in it, or leaves
+/// it by longjmp.
+unsafe extern "C" fn wake_up(asleep: *mut c_void) {
+    // SAFETY: `sleep` has registered its own value, which lives until then.
+    let asleep = unsafe { &*asleep.cast::<Asleep>() };
+    let sock = asleep.sock;
+    if let Some(ctx) = asleep.ctx {
+        ctx.word().leave();
+        if asleep.rung {
+            ctx.drain();
+        }
+        if asleep.watched {
+            unwatch(sock.conn, ctx);
+        }
+        ctx.give_back();
+    }
+    let last = sock.sleepers.fetch_sub(1, AcqRel) == 1;
+    // SYNC: close/sleep. Either we see that nobody holds it, or the last holder that nobody sleeps.
+    fence(SeqCst);
+    if last && sock.holders.load(Acquire) == 0 {
+        // It was closed while we slept, and we are the last who knew it.
+        crate::conn::close::finish(sock.conn);
+    }
+}
+
+/// `struct _pthread_cleanup_buffer`
+#[repr(C)]
+struct Cleanup {
+    routine: *mut c_void,
+    arg: *mut c_void,
+    kind: c_int,
+    previous: *mut c_void,
+}
+
+unsafe extern "C" {
+    fn _pthread_cleanup_push(
+        buffer: *mut Cleanup,
+        routine: unsafe extern "C" fn(*mut c_void),
+        arg: *mut c_void,
+    );
+    fn _pthread_cleanup_pop(buffer: *mut Cleanup, execute: c_int);
+}
+
+/// Runs `sleep`, then `undo(arg)`; the latter also when the thread is cancelled in its sleep, or
+/// leaves it by longjmp.
+///
+/// # Safety
+/// `undo(arg)` is sound once, at any time from now until this function returns.
+pub unsafe fn undone<R>(
+    undo: unsafe extern "C" fn(*mut c_void),
+    arg: *mut c_void,
+    sleep: impl FnOnce() -> R,
+) -> R {
+    let mut cleanup = MaybeUninit::<Cleanup>::uninit();
+    // SAFETY: the buffer lives in this frame, to its end or until libc has unwound it.
+    unsafe { _pthread_cleanup_push(cleanup.as_mut_ptr(), undo, arg) };
+    let result = sleep();
+    // SAFETY: filled in by the push.
+    unsafe { _pthread_cleanup_pop(cleanup.as_mut_ptr(), 1) };
+    result
+}
+
+/// ppoll of libc, which is a point of cancellation as the program's own call is.
+pub fn doze(
+    fds: &mut [libc::pollfd],
+    limit: Option<u64>,
+    mask: Option<*const libc::sigset_t>,
+) -> Result<usize, i32> {
+    let time = limit.map(os::timespec);
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    errno::keep(|| {
+        let count = fds.len() as libc::nfds_t;
+        let mask = mask.unwrap_or(std::ptr::null());
+        // SAFETY: pointers to locals, and the program's signal set.
+        let n = unsafe { real::ppoll(fds.as_mut_ptr(), count, time, mask) };
+        usize::try_from(n).map_err(|_| errno::get())
+    })
+}
+
+fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
+    let now = clock::now();
+    if deadline.is_some_and(|end| now >= end) {
+        return Wake::TimedOut;
+    }
+    let mut limit = deadline.map(|end| end - now);
+    let mut cap = |ns: u64| limit = Some(limit.map_or(ns, |left| left.min(ns)));
+    if want == Want::Out && sock.tx_ring() {
+        cap(tx::patience(&sock));
+    }
+    if let Some(ns) = lgr::unheard() {
+        lgr::try_again();
+        cap(ns);
+    }
+    sock.sleepers.fetch_add(1, AcqRel);
+    // Also before there is a peer who could ring: see `kept::settle`.
+    let ctx = ctx::take();
+    let paired = sock.phase() == phase::PAIRED;
+    let watched = paired && ctx.is_some_and(|ctx| watch(sock.conn, ctx));
+    if paired && !watched {
+        cap(BLIND_NS);
+    }
+    let asked = match want {
+        Want::In => ready::IN | libc::POLLRDHUP,
+        Want::Out => ready::OUT,
+    };
+    let mut fds = [
+        libc::pollfd {
+            fd: sock.fd,
+            events: 0,
+            revents: 0,
+        },
+        libc::pollfd {
+            fd: ctx.map_or(-1, |c| c.bell),
+            events: libc::POLLIN,
+            revents: 0,
+        },
+    ];
+    if let Some(ctx) = ctx {
+        ctx.word().enter();
+    }
+    let mut asleep = Asleep {
+        sock,
+        ctx,
+        watched,
+        rung: false,
+    };
+    let at = &raw mut asleep;
+    let rest = || {
+        if hint(sock, want) {
+            return Ok(1);
+        }
+        // Only now: whoever takes the connection off the ring from here on rings the context.
+        if let Some(tcp) = fds.first_mut() {
+            tcp.events = ready::kernel_events(sock, asked);
+        }
+        sock.row().sleeps.fetch_add(1, Relaxed);
+        let result = doze(&mut fds, limit, None);
+        // SAFETY: lives in this frame.
+        unsafe { (*at).rung = fds.last().is_some_and(|bell| bell.revents != 0) };
+        result
+    };
+    // SAFETY: `asleep` lives in this frame, and nothing is undone elsewhere.
+    let result = unsafe { undone(wake_up, at.cast(), rest) };
+    let [tcp, _] = fds;
+    ready::note_gone(sock, tcp.revents);
+    match result {
+        Ok(0) if deadline.is_some_and(|end| clock::now() >= end) => Wake::TimedOut,
+        Ok(_) => Wake::Ready,
+        Err(libc::EINTR) => Wake::Interrupted,
+        Err(_) => Wake::Ready,
+    }
+}

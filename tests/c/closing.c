@@ -1,0 +1,330 @@
+/* Ends of connections: close at every stage, half-close, resets, signals. */
+#include "common.h"
+
+static char big[1 << 20];
+static volatile sig_atomic_t pipes;
+
+static void on_pipe(int s)
+{
+    (void)s;
+    pipes++;
+}
+
+static void drain_traced(int fd)
+{
+    uint64_t h;
+    int error;
+    size_t n = drain(fd, &h, &error);
+    trace("%zu bytes, same: %d, end: %s", n, h == hash_of_stream(6, n), errno_name(error));
+}
+
+/* A server that answers `stages` times, then queues 1 MB and closes at once. */
+static void queue_and_close(void *arg)
+{
+    int s = MUST(accept(((int *)arg)[0], NULL, NULL));
+    char b[64];
+    for (int i = 0; i < ((int *)arg)[1]; i++) {
+        recv_all(s, b, sizeof b);
+        send_all(s, b, sizeof b);
+    }
+    fill(big, sizeof big, 6, 0);
+    send_all(s, big, sizeof big);
+    close(s);
+}
+
+static void queue_1mb_and_close(void)
+{
+    char b[64];
+    int l = listener(8);
+    for (int stages = 0; stages < 40; stages += stages < 12 ? 1 : 7) {
+        for (int pause = 0; pause < 2; pause++) {
+            int arg[] = {l, stages};
+            pid_t pid = spawn_child('B', queue_and_close, arg);
+            int c = connect_to(l);
+            for (int i = 0; i < stages; i++) {
+                send_all(c, b, sizeof b);
+                recv_all(c, b, sizeof b);
+                if (pause)
+                    sleep_ms(1);
+            }
+            drain_traced(c);
+            close(c);
+            join_child(pid);
+        }
+    }
+}
+
+static void half_close(void)
+{
+    for (int side = 0; side < 2; side++) {
+        struct pair p = warm_pair();
+        int a = side ? p.server : p.client, b = side ? p.client : p.server;
+        char data[16] = "";
+        R(send(a, "last", 4, 0));
+        R(shutdown(a, SHUT_WR));
+        trace("%s", mask_name(poll_mask(a, POLLIN | POLLOUT | POLLRDHUP, 0)));
+        R(recv(b, data, 16, 0));
+        R(recv(b, data, 16, 0));
+        trace("%s", mask_name(poll_mask(b, POLLIN | POLLOUT | POLLRDHUP, 1000)));
+        R(send(a, "x", 1, MSG_NOSIGNAL));
+        fill(big, sizeof big, 6, 0);
+        for (int i = 0; i < 5; i++) {
+            R(send(b, big, 1000, 0));
+            R(recv(a, big, 1000, MSG_WAITALL));
+        }
+        R(shutdown(b, SHUT_WR));
+        R(recv(a, data, 16, 0));
+        trace("%s", mask_name(poll_mask(a, POLLIN | POLLOUT | POLLRDHUP, 1000)));
+        R(shutdown(a, SHUT_WR));
+        close_pair(&p);
+    }
+}
+
+static void shutdown_read(void)
+{
+    struct pair p = warm_pair();
+    char b[16];
+    R(send(p.client, "before", 6, 0));
+    poll_mask(p.server, POLLIN, 1000);
+    R(shutdown(p.server, SHUT_RD));
+    trace("%s", mask_name(poll_mask(p.server, POLLIN | POLLOUT | POLLRDHUP, 0)));
+    R(recv(p.server, b, 16, 0));
+    R(recv(p.server, b, 16, 0));
+    R(send(p.client, "after", 5, 0));
+    sleep_ms(20);
+    R(recv(p.server, b, 16, 0));
+    R(recv(p.server, b, 16, 0));
+    R(send(p.server, "still", 5, 0));
+    R(recv(p.client, b, 16, 0));
+    R(shutdown(p.server, SHUT_RDWR));
+    R(recv(p.client, b, 16, 0));
+    R(shutdown(p.server, 7));
+    R(shutdown(p.listener, SHUT_RD));
+    R(accept(p.listener, NULL, NULL));
+}
+
+/* close with unread data resets: the peer gets ECONNRESET once, then end of file. */
+static void unread_data(void)
+{
+    struct pair p = warm_pair();
+    char b[16];
+    R(send(p.client, "unread", 6, 0));
+    poll_mask(p.server, POLLIN, 1000);
+    close(p.server);
+    trace("%s", mask_name(poll_mask(p.client, POLLIN | POLLOUT | POLLRDHUP, 1000)));
+    R(recv(p.client, b, 16, 0));
+    R(recv(p.client, b, 16, 0));
+    R(send(p.client, "x", 1, MSG_NOSIGNAL));
+    R(send(p.client, "x", 1, MSG_NOSIGNAL));
+    struct sockaddr_in a;
+    socklen_t len = sizeof a;
+    R(getpeername(p.client, (struct sockaddr *)&a, &len));
+    R(getsockname(p.client, (struct sockaddr *)&a, &len));
+}
+
+static void so_error_after_reset(void)
+{
+    struct pair p = warm_pair();
+    R(send(p.client, "unread", 6, 0));
+    poll_mask(p.server, POLLIN, 1000);
+    close(p.server);
+    poll_mask(p.client, POLLIN, 1000);
+    char b[4];
+    for (int i = 0; i < 2; i++) {
+        int error = -1;
+        socklen_t len = sizeof error;
+        R(getsockopt(p.client, SOL_SOCKET, SO_ERROR, &error, &len));
+        trace("%s", errno_name(error));
+    }
+    R(recv(p.client, b, 4, 0));
+    R(send(p.client, "x", 1, MSG_NOSIGNAL));
+}
+
+static void broken_pipe(void)
+{
+    signal(SIGPIPE, on_pipe);
+    struct pair p = warm_pair();
+    char b[4];
+    close(p.server);
+    trace("%s", mask_name(poll_mask(p.client, POLLIN | POLLOUT | POLLRDHUP, 1000)));
+    R(recv(p.client, b, 4, 0));
+    R(send(p.client, "x", 1, 0));
+    sleep_ms(50);
+    trace("%s", mask_name(poll_mask(p.client, POLLIN | POLLOUT | POLLRDHUP, 1000)));
+    R(send(p.client, "x", 1, MSG_NOSIGNAL));
+    trace("signals %d", pipes);
+    R(send(p.client, "x", 1, 0));
+    trace("signals %d", pipes);
+    R(write(p.client, "x", 1));
+    struct iovec v = {"x", 1};
+    R(writev(p.client, &v, 1));
+    struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1};
+    R(sendmsg(p.client, &m, MSG_NOSIGNAL));
+    trace("signals %d", pipes);
+    R(recv(p.client, b, 4, 0));
+    R(send(p.client, "", 0, MSG_NOSIGNAL));
+}
+
+static void own_shutdown_pipe(void)
+{
+    signal(SIGPIPE, on_pipe);
+    struct pair p = warm_pair();
+    R(shutdown(p.client, SHUT_WR));
+    R(write(p.client, "x", 1));
+    trace("signals %d", pipes);
+    R(send(p.client, "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT));
+    trace("signals %d", pipes);
+}
+
+static void dies_of_sigpipe(void *arg)
+{
+    int c = connect_to(*(int *)arg);
+    char b[4];
+    warm_client(c);
+    while (recv(c, b, 4, 0) > 0)
+        ;
+    for (int i = 0; i < 100; i++) {
+        if (write(c, "x", 1) < 0)
+            trace("no signal");
+        sleep_ms(1);
+    }
+}
+
+static void default_sigpipe(void)
+{
+    int l = listener(1);
+    pid_t pid = spawn_child('B', dies_of_sigpipe, &l);
+    int s = MUST(accept(l, NULL, NULL));
+    warm_server(s);
+    close(s);
+    join_child(pid);
+}
+
+/* The writer is gone at once; all that it wrote arrives. */
+static void write_and_exit(void *arg)
+{
+    int c = connect_to(*(int *)arg);
+    fill(big, sizeof big, 6, 0);
+    warm_client(c);
+    for (int i = 0; i < 100; i++)
+        send_all(c, big + i * 1000, 1000);
+}
+
+static void data_survives_exit(void)
+{
+    int l = listener(1);
+    pid_t pid = spawn_child('B', write_and_exit, &l);
+    int s = MUST(accept(l, NULL, NULL));
+    warm_server(s);
+    join_child(pid);
+    drain_traced(s);
+}
+
+static void linger_zero(void)
+{
+    struct pair p = warm_pair();
+    struct linger l = {.l_onoff = 1, .l_linger = 0};
+    char b[16];
+    R(setsockopt(p.server, SOL_SOCKET, SO_LINGER, &l, sizeof l));
+    close(p.server);
+    trace("%s", mask_name(poll_mask(p.client, POLLIN | POLLOUT | POLLRDHUP, 1000)));
+    R(recv(p.client, b, 16, 0));
+    struct pair q = warm_pair();
+    l.l_linger = 5;
+    R(setsockopt(q.server, SOL_SOCKET, SO_LINGER, &l, sizeof l));
+    R(send(q.server, "bytes", 5, 0));
+    R(close(q.server));
+    R(recv(q.client, b, 16, 0));
+    R(recv(q.client, b, 16, 0));
+}
+
+/* One of two descriptors is closed: nothing happens to the connection. */
+static void duplicates(void)
+{
+    struct pair p = warm_pair();
+    char b[16];
+    int d = MUST(dup(p.client)), e = MUST(fcntl(p.client, F_DUPFD_CLOEXEC, 40));
+    R(close(p.client));
+    R(send(d, "one", 3, 0));
+    R(recv(p.server, b, 16, 0));
+    R(close(d));
+    R(send(e, "two", 3, 0));
+    R(recv(p.server, b, 16, 0));
+    R(send(p.server, "answer", 6, 0));
+    R(recv(e, b, 16, 0));
+    nonblocking(e, 1);
+    int f = MUST(dup3(e, 41, O_CLOEXEC));
+    R(recv(f, b, 16, 0));
+    R(dup3(e, e, 0));
+    R(dup2(e, e));
+    R(close(e));
+    trace("%s", mask_name(poll_mask(p.server, POLLIN | POLLOUT, 20)));
+    R(close(f));
+    R(recv(p.server, b, 16, 0));
+    R(close(f));
+    R(send(e, "x", 1, 0));
+}
+
+/* dup2 over a connected descriptor closes the connection. */
+static void dup2_over(void)
+{
+    struct pair p = warm_pair(), q = warm_pair();
+    char b[16];
+    R(send(p.client, "last", 4, 0));
+    trace("%d", dup2(q.client, p.client) == p.client);
+    R(recv(p.server, b, 16, 0));
+    R(recv(p.server, b, 16, 0));
+    R(send(p.client, "other", 5, 0));
+    R(recv(q.server, b, 16, 0));
+    int null = MUST(open("/dev/null", O_RDWR));
+    trace("%d", dup2(null, q.server) == q.server);
+    R(write(q.server, "x", 1));
+    trace("%s", mask_name(poll_mask(q.client, POLLIN | POLLRDHUP, 1000)));
+    R(recv(q.client, b, 16, 0));
+}
+
+static void close_range_all(void)
+{
+    struct pair p = warm_pair();
+    int keep = MUST(dup2(p.client, 100));
+    char b[16];
+    R(close_range(3, 99, 0));
+    R(recv(p.client, b, 1, MSG_DONTWAIT));
+    R(send(keep, "x", 1, MSG_NOSIGNAL));
+    sleep_ms(20);
+    R(recv(keep, b, 16, 0));
+    R(close_range(3, ~0u, 0));
+    R(send(keep, "x", 1, MSG_NOSIGNAL));
+    struct pair q = warm_pair();
+    R(send(q.client, "fresh", 5, 0));
+    R(recv(q.server, b, 16, 0));
+    closefrom(3);
+    R(recv(q.server, b, 16, 0));
+    struct pair r = warm_pair();
+    trace("%d %d %d", r.listener, r.client, r.server);
+}
+
+/* Both ends close at the same time. */
+static void close_both(void)
+{
+    int good = 0;
+    for (int i = 0; i < 50; i++) {
+        struct pair p = connected();
+        if (i % 5 == 0)
+            warm(p.client, p.server);
+        MUST(shutdown(p.client, SHUT_WR));
+        MUST(shutdown(p.server, SHUT_WR));
+        char b[4];
+        good += recv(p.client, b, 4, 0) == 0 && recv(p.server, b, 4, 0) == 0;
+        close_pair(&p);
+    }
+    trace("%d good", good);
+}
+
+MAIN({"queue_1mb_and_close", queue_1mb_and_close}, {"half_close", half_close},
+     {"shutdown_read", shutdown_read}, {"unread_data", unread_data},
+     {"so_error_after_reset", so_error_after_reset}, {"broken_pipe", broken_pipe},
+     {"own_shutdown_pipe", own_shutdown_pipe}, {"default_sigpipe", default_sigpipe},
+     {"data_survives_exit", data_survives_exit}, {"linger_zero", linger_zero},
+     {"duplicates", duplicates}, {"dup2_over", dup2_over}, {"close_range_all", close_range_all},
+     {"close_both", close_both})

@@ -1,0 +1,89 @@
+/* Programs that load modules which use sockets, or start other programs. PLUGIN names them. */
+#include "common.h"
+#include <dlfcn.h>
+
+static int exchange(struct pair *p, int flags, int close_it)
+{
+    void *module = dlopen(getenv("PLUGIN"), RTLD_NOW | flags);
+    MUST(module ? 0 : -1);
+    int (*f)(int, int, int) = (int (*)(int, int, int))dlsym(module, "plugin_exchange");
+    int good = f(p->client, p->server, 100);
+    if (close_it)
+        dlclose(module);
+    return good;
+}
+
+/* Loaded and unloaded as usual: its calls are ours. */
+static void plain_module(void)
+{
+    struct pair p = connected();
+    for (int i = 0; i < 3; i++)
+        trace("%d", exchange(&p, RTLD_LOCAL, 1));
+    warm(p.client, p.server);
+    trace("%d", exchange(&p, RTLD_LOCAL, 0));
+}
+
+/* RTLD_DEEPBIND prefers the module's own libc: its calls are not ours. The connection is its alone. */
+static void deep_module(void)
+{
+    struct pair p = connected(), q = warm_pair();
+    trace("%d", exchange(&p, RTLD_LOCAL | RTLD_DEEPBIND, 0));
+    char b[16] = "";
+    R(send(p.client, "by the host", 11, 0));
+    R(recv(p.server, b, 16, 0));
+    warm(p.client, p.server);
+    R(send(q.client, "another", 7, 0));
+    R(recv(q.server, b, 16, 0));
+}
+
+/* A libc of its own in another namespace. */
+static void own_namespace(void)
+{
+    struct pair p = connected();
+    void *module = dlmopen(LM_ID_NEWLM, getenv("PLUGIN"), RTLD_NOW);
+    MUST(module ? 0 : -1);
+    int (*f)(int, int, int) = (int (*)(int, int, int))dlsym(module, "plugin_exchange");
+    trace("%d", f(p.client, p.server, 100));
+    warm(p.client, p.server);
+    char b[16] = "";
+    R(send(p.client, "by the host", 11, 0));
+    R(recv(p.server, b, 16, 0));
+}
+
+/* As inetd does it: the connection becomes 0 and 1 of another program; bytes have come before. */
+static void inetd(void)
+{
+    for (int i = 0; i < 3; i++) {
+        struct pair p = i ? warm_pair() : connected();
+        char b[64] = "";
+        send_all(p.client, "early", 5);
+        poll_mask(p.server, POLLIN, 1000);
+        pid_t pid = MUST(fork());
+        if (pid == 0) {
+            MUST(dup2(p.server, 0));
+            MUST(dup2(p.server, 1));
+            close_range(3, ~0u, 0);
+            execl(getenv("PLUGIN"), "echo", NULL);
+            _exit(96);
+        }
+        close(p.server);
+        recv_all(p.client, b, 5);
+        trace("%s", b);
+        for (int k = 0; k < 50; k++) {
+            char out[50];
+            fill(out, sizeof out, 9, k);
+            send_all(p.client, out, sizeof out);
+            recv_all(p.client, b, sizeof out);
+            if (memcmp(b, out, sizeof out))
+                trace("%d differs", k);
+        }
+        R(shutdown(p.client, SHUT_WR));
+        R(recv(p.client, b, 64, 0));
+        join_child(pid);
+        close(p.client);
+        close(p.listener);
+    }
+}
+
+MAIN({"inetd", inetd}, {"plain_module", plain_module}, {"deep_module", deep_module},
+     {"own_namespace", own_namespace})

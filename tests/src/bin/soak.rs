@@ -1,0 +1,133 @@
+//! Generated programs for hours: `scripts/soak`.
+
+use std::fs;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use tests::artefacts;
+use tests::random::{LEGS, Program, Runner, generate, shrink};
+
+const USAGE: &str =
+    "usage: soak [--programs N] [--minutes M] [--seed S] [--jobs J] [--file PROGRAMS]
+  N programs (100000), or for M minutes; from seed S on (the clock's); J at a time (2)
+  --file: the programs of a file, each on every leg";
+
+/// Programs of one run of the executor.
+const BATCH: u64 = 20;
+
+struct Options {
+    programs: u64,
+    minutes: u64,
+    seed: u64,
+    jobs: u64,
+    file: Option<String>,
+}
+
+fn options() -> Result<Options, String> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let mut options = Options {
+        programs: 100_000,
+        minutes: 24 * 60,
+        seed: now.map_or(1, |t| t.as_secs()) * 1_000_000,
+        jobs: 2,
+        file: None,
+    };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args.next().ok_or(USAGE)?;
+        let number = || value.parse().map_err(|_| USAGE.to_string());
+        match arg.as_str() {
+            "--programs" => options.programs = number()?,
+            "--minutes" => options.minutes = number()?,
+            "--seed" => options.seed = number()?,
+            "--jobs" => options.jobs = number()?,
+            "--file" => options.file = Some(value),
+            _ => return Err(USAGE.into()),
+        }
+    }
+    Ok(options)
+}
+
+fn main() {
+    let options = options().unwrap_or_else(|text| {
+        eprintln!("{text}");
+        std::process::exit(2);
+    });
+    let found = match &options.file {
+        Some(file) => repeat(file),
+        None => soak(&options),
+    };
+    std::process::exit(i32::from(found > 0));
+}
+
+/// The programs of a file.
+fn repeat(file: &str) -> u64 {
+    let text = fs::read_to_string(file).expect("a file of programs");
+    let programs = Program::parse(&text);
+    let runner = Runner::new();
+    let mut found = 0;
+    for leg in &LEGS {
+        for difference in runner.compare(&programs, leg) {
+            println!("{difference}");
+            found += 1;
+        }
+    }
+    println!(
+        "{} programs on {} legs, {found} differences",
+        programs.len(),
+        LEGS.len()
+    );
+    found
+}
+
+fn soak(options: &Options) -> u64 {
+    let end = Instant::now() + Duration::from_secs(options.minutes * 60);
+    let (next, done, found) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let stop = AtomicBool::new(false);
+    let printing = Mutex::new(Instant::now());
+    let dir = artefacts::target().join("tests/random");
+    fs::create_dir_all(&dir).expect("a directory in target");
+    println!("seeds from {}", options.seed);
+    std::thread::scope(|scope| {
+        for _ in 0..options.jobs {
+            scope.spawn(|| {
+                let runner = Runner::new();
+                while !stop.load(Relaxed) && Instant::now() < end {
+                    let from = next.fetch_add(BATCH, Relaxed);
+                    if from >= options.programs {
+                        break;
+                    }
+                    let seed = options.seed + from;
+                    let programs: Vec<_> = (seed..seed + BATCH).map(generate).collect();
+                    let leg = &LEGS[(from / BATCH) as usize % LEGS.len()];
+                    for difference in runner.compare(&programs, leg) {
+                        found.fetch_add(1, Relaxed);
+                        let short = if difference.seen > 1 {
+                            shrink(
+                                &runner,
+                                difference,
+                                Instant::now() + Duration::from_secs(120),
+                            )
+                        } else {
+                            difference
+                        };
+                        let _ = fs::write(
+                            dir.join(format!("{}-{}.txt", short.program.name, short.leg)),
+                            short.to_string(),
+                        );
+                        println!("{short}");
+                    }
+                    let so_far = done.fetch_add(BATCH, Relaxed) + BATCH;
+                    let mut last = printing.lock().unwrap_or_else(|e| e.into_inner());
+                    if last.elapsed() > Duration::from_secs(60) {
+                        *last = Instant::now();
+                        println!("{so_far} programs, {} differences", found.load(Relaxed));
+                    }
+                }
+            });
+        }
+    });
+    let found = found.load(Relaxed);
+    println!("{} programs, {found} differences", done.load(Relaxed));
+    found
+}

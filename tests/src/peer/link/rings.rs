@@ -1,0 +1,207 @@
+//! The two rings of a connection, and the ways onto them and back.
+
+use super::{Link, PATIENCE};
+use crate::stream::Stream;
+use protocol::shm::pair::Carrier;
+use protocol::shm::ring::Span;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::time::{Duration, Instant};
+
+impl Link {
+    /// Puts our direction onto the ring, once the other end has read everything.
+    pub fn switch(&mut self) {
+        let start = self.producer.produced.position;
+        let end = Instant::now() + PATIENCE;
+        while !self.may_send() {
+            let counts = self.pair.slot().counts(self.role().peer());
+            assert!(
+                Instant::now() < end,
+                "no switch onto the ring: gate {:?}, {} of {} consumed, the other direction {:?}",
+                self.gate_out().state(),
+                counts.consumed.load(Acquire),
+                self.sent,
+                self.pair.slot().direction(self.role().peer()).load()
+            );
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        assert!(self.gate_out().hold_for_switch());
+        let slot = self.pair.slot();
+        slot.counts(self.role()).seam.store(self.sent, Release);
+        slot.direction(self.role()).to_ring(start).expect("on TCP");
+        self.gate_out().switched();
+        self.tx_ring = true;
+        self.wake();
+    }
+
+    /// Rings every doorbell that the other end has ever announced.
+    pub fn wake(&self) {
+        self.pair.group.ring_all();
+    }
+
+    /// Sends over the ring, all of it.
+    pub fn send_ring(&mut self, mut bytes: &[u8]) {
+        let (ring, size) = self.pair.ring(&self.pair.paired.peer);
+        let end = Instant::now() + PATIENCE;
+        while !bytes.is_empty() {
+            let known = self.producer.refresh(self.pair.own());
+            known.expect("the library publishes good cursors");
+            let n = self.producer.free().min(bytes.len() as u32);
+            if n == 0 {
+                assert!(Instant::now() < end, "nobody reads the ring");
+                std::thread::sleep(Duration::from_micros(100));
+                continue;
+            }
+            let (now, rest) = bytes.split_at(n as usize);
+            each_part(self.producer.span(n), |at, range| {
+                assert!(at as usize + range.len() <= size as usize);
+                // SAFETY: a place in the ring.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(
+                        now[range.clone()].as_ptr(),
+                        ring.add(at as usize),
+                        range.len(),
+                    );
+                }
+            });
+            let place = self.producer.after(n);
+            self.producer.publish(self.pair.peer(), place);
+            self.wake();
+            bytes = rest;
+        }
+    }
+
+    /// Receives what is there, wherever it is. `None`: nothing now; 0: the end.
+    pub fn recv_some(&mut self, block: &mut [u8]) -> Option<usize> {
+        if !self.rx_ring {
+            let here = self.consumer.consumed.position;
+            let open = self.gate_in().shut();
+            let sender = self.role().peer();
+            let direction = self.pair.slot().direction(sender).load();
+            let gone = open && direction.has_gone_onto_ring(here, self.consumer.size);
+            let seam = self.pair.slot().counts(sender).seam.load(Acquire);
+            self.gate_in().open();
+            let before = if gone { seam - self.taken } else { u64::MAX };
+            if before > 0 {
+                let n = block.len().min(before.min(1 << 20) as usize);
+                return self.take_tcp(&mut block[..n]);
+            }
+            self.rx_ring = true;
+        }
+        let known = self.consumer.refresh(self.pair.own());
+        known.expect("the library publishes good cursors");
+        let n = self.consumer.available().min(block.len() as u32);
+        if n > 0 {
+            self.take_ring(&mut block[..n as usize]);
+            return Some(n as usize);
+        }
+        let word = self.pair.slot().direction(self.role().peer());
+        let here = self.consumer.consumed.position;
+        let direction = word.load();
+        match direction.carrier {
+            Carrier::Ring => self.ended().then_some(0),
+            Carrier::Final if direction.position_after(here, here).is_none() => None,
+            Carrier::Final => {
+                word.to_tcp().expect("a word that only we change now");
+                self.rx_ring = false;
+                self.take_tcp(block)
+            }
+            other => panic!("the library has put its direction into {other:?}"),
+        }
+    }
+
+    fn take_ring(&mut self, block: &mut [u8]) {
+        let (ring, size) = self.pair.ring(&self.pair.paired.own);
+        let n = block.len() as u32;
+        each_part(self.consumer.span(n), |at, range| {
+            assert!(at as usize + range.len() <= size as usize);
+            // SAFETY: a place in the ring.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    ring.add(at as usize),
+                    block[range.clone()].as_mut_ptr(),
+                    range.len(),
+                );
+            }
+        });
+        self.consumer.consumed = self.consumer.after(n);
+        let consumed = self.consumer.consumed;
+        let word = consumed.cursor.word(0);
+        self.pair.peer().consumer.store(word, Release);
+        let counts = self.pair.slot().counts(self.role());
+        counts.taken.store(consumed.position, Release);
+        self.wake();
+    }
+
+    /// Receives exactly so much, wherever it is.
+    pub fn recv_all(&mut self, mut bytes: &mut [u8]) {
+        let end = Instant::now() + PATIENCE;
+        while !bytes.is_empty() {
+            match self.recv_some(bytes) {
+                Some(0) => panic!("the stream has ended"),
+                Some(n) => bytes = &mut bytes[n..],
+                None => {
+                    let slot = self.pair.slot();
+                    assert!(Instant::now() < end, "nothing comes: {slot:?}");
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            }
+        }
+    }
+
+    /// Sends by the ring as soon as the direction can be there.
+    fn send_any(&mut self, bytes: &[u8]) -> bool {
+        if !self.tx_ring && self.may_send() {
+            self.switch();
+        }
+        if self.tx_ring {
+            self.send_ring(bytes);
+            return true;
+        }
+        self.send_tcp(bytes).is_ok()
+    }
+
+    /// Client: so many bytes over the ring and their echo, which comes over the other one.
+    pub fn exchange_on_rings(&mut self, bytes: usize) {
+        if !self.tx_ring {
+            self.switch();
+        }
+        let (mut out, mut back) = (vec![0; bytes / 8 * 8], vec![0; bytes / 8 * 8]);
+        Stream::new(bytes as u64).fill(&mut out);
+        for (out, back) in out.chunks(9000).zip(back.chunks_mut(9000)) {
+            self.send_ring(out);
+            self.recv_all(back);
+        }
+        assert!(out == back, "the stream differs");
+        assert!(self.rx_ring, "the echo comes over the ring");
+    }
+
+    /// Server: sends back what comes until the stream ends, by the rings where it can.
+    pub fn serve_rings(&mut self) {
+        let mut block = [0; 1 << 16];
+        let mut end = Instant::now() + PATIENCE;
+        loop {
+            match self.recv_some(&mut block) {
+                Some(0) => return,
+                Some(n) if self.send_any(&block[..n]) => end = Instant::now() + PATIENCE,
+                Some(_) => return,
+                None => {
+                    let slot = self.pair.slot();
+                    assert!(Instant::now() < end, "nothing comes: {slot:?}");
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+            }
+        }
+    }
+
+    /// Whether the other end sends over the ring.
+    pub fn receives_by_ring(&self) -> bool {
+        let direction = self.pair.slot().direction(self.role().peer()).load();
+        direction.carrier == Carrier::Ring
+    }
+}
+
+fn each_part(span: Span, mut f: impl FnMut(u32, std::ops::Range<usize>)) {
+    let (first, second) = (span.first as usize, span.second as usize);
+    f(span.at, 0..first);
+    f(0, first..first + second);
+}

@@ -1,0 +1,219 @@
+//! Where the other end cannot, or must not, speak SMC: TCP, byte for byte, and a reason.
+
+use protocol::reason;
+use std::time::Duration;
+use tests::capture::{Capture, Flow, Payloads};
+use tests::{Lab, Policy, Run, Stats, ccase, net, plain_only};
+
+/// The hash of `tests/c/common.c`.
+fn fnv(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(1_469_598_103_934_665_603, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(1_099_511_628_211)
+    })
+}
+
+/// The wire has carried what the client says that it sent, and its echo; nothing else.
+fn check_wire(wire: &Payloads, port: u16, said: &str) {
+    let mut flows = wire.iter().filter(|(flow, _)| flow.to == port);
+    let (flow, sent) = flows.next().expect("a flow to the server");
+    assert!(flows.next().is_none(), "one connection");
+    assert_eq!(said, format!("{} {:016x}", sent.len(), fnv(sent)));
+    let back = Flow {
+        from: flow.to,
+        to: flow.from,
+    };
+    assert!(wire[&back] == *sent, "the echo differs on the wire");
+}
+
+/// Runs 300 exchanges, holds the connection while `look` looks, checks the wire.
+fn talk(lab: &Lab, server: Run, client: Run, look: impl FnOnce(u16)) {
+    let port = net::free_port();
+    let wire = Capture::start(port);
+    if wire.is_none() {
+        eprintln!("no right to capture: the wire is not checked");
+    }
+    let server = server
+        .words(&format!("serve {port} 1"))
+        .spawn()
+        .listening(port);
+    let client = client.words(&format!("ask {port} 300 1500")).spawn();
+    let done = net::wait_until(Duration::from_secs(20), || client.stdout().contains('\n'));
+    assert!(done, "the exchanges do not end");
+    look(port);
+    let text = client.finish().ok();
+    assert_eq!(server.finish().ok(), "end 0\n");
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[1], "end");
+    if let Some(wire) = wire {
+        check_wire(&wire.finish(), port, lines[0]);
+    }
+    if !plain_only() {
+        assert_eq!(lab.settled().get("smc_bytes"), 0);
+    }
+}
+
+/// The row of the connection says TCP, for `code`.
+fn expect_reason(lab: &Lab, port: u16, code: u32) {
+    if plain_only() {
+        return;
+    }
+    let mut rows = Vec::new();
+    let said = net::wait_until(Duration::from_secs(5), || {
+        rows = lab.sockets();
+        let mut mine = rows.iter().filter(|r| r.has_port(port));
+        mine.any(|r| r.is_tcp_for(code))
+    });
+    assert!(said, "no row with {}: {rows:?}", reason::name(code));
+}
+
+fn expect_counted(lab: &Lab, code: u32) {
+    if !plain_only() {
+        let stats = lab.settled();
+        let name = reason::name(code);
+        assert!(stats.fallbacks(code) > 0, "no {name} in {}", stats.raw);
+    }
+}
+
+#[test]
+fn client_alone() {
+    let lab = Lab::start();
+    let program = ccase::compile("talk");
+    talk(&lab, lab.plain(&program), lab.eager(&program), |port| {
+        expect_reason(&lab, port, reason::NO_PEER_YET);
+    });
+    expect_counted(&lab, reason::NO_PEER_YET);
+    lab.assert_clean();
+}
+
+#[test]
+fn server_alone() {
+    let lab = Lab::start();
+    let program = ccase::compile("talk");
+    talk(&lab, lab.eager(&program), lab.plain(&program), |port| {
+        expect_reason(&lab, port, reason::NO_PEER_YET);
+    });
+    expect_counted(&lab, reason::NO_PEER_YET);
+    lab.assert_clean();
+}
+
+#[test]
+fn two_daemons() {
+    let (lab, other) = (Lab::start(), Lab::start());
+    let program = ccase::compile("talk");
+    talk(&lab, lab.eager(&program), other.eager(&program), |port| {
+        expect_reason(&lab, port, reason::NO_PEER_YET);
+        expect_reason(&other, port, reason::NO_PEER_YET);
+    });
+    for lab in [&lab, &other] {
+        expect_counted(lab, reason::NO_PEER_YET);
+        lab.assert_clean();
+    }
+}
+
+/// Two daemons that claim to be the same device: each knows only one end.
+#[test]
+fn two_daemons_with_one_gid() {
+    let gid = ["--gid", "6ba7b810-9dad-41d1-80b4-00c04fd430c8"];
+    let (lab, other) = (Lab::start_with(&gid), Lab::start_with(&gid));
+    let program = ccase::compile("talk");
+    talk(&lab, lab.eager(&program), other.eager(&program), |_| {});
+    lab.assert_clean();
+    other.assert_clean();
+}
+
+#[test]
+fn no_daemon() {
+    let lab = Lab::without_daemon();
+    let program = ccase::compile("talk");
+    let eager = || lab.eager(&program);
+    let port = net::free_port();
+    let wire = Capture::start(port);
+    let server = eager().words(&format!("serve {port} 1")).spawn();
+    let server = server.listening(port);
+    let text = eager().words(&format!("ask {port} 300 0")).finish().ok();
+    assert_eq!(server.finish().ok(), "end 0\n");
+    if let Some(wire) = wire {
+        check_wire(&wire.finish(), port, text.lines().next().unwrap());
+    }
+}
+
+#[test]
+fn one_daemon_and_none() {
+    let (lab, none) = (Lab::start(), Lab::without_daemon());
+    let program = ccase::compile("talk");
+    talk(&lab, none.eager(&program), lab.eager(&program), |port| {
+        expect_reason(&lab, port, reason::NO_PEER_YET);
+    });
+    lab.assert_clean();
+}
+
+#[test]
+fn policy_off() {
+    let lab = Lab::start();
+    let program = ccase::compile("talk");
+    let off = lab.shim(&program).policy(Policy::Off);
+    talk(&lab, off, lab.eager(&program), |port| {
+        expect_reason(&lab, port, reason::NO_PEER_YET);
+    });
+    let off = || lab.shim(&program).policy(Policy::Off);
+    talk(&lab, off(), off(), |_| {});
+    lab.assert_clean();
+}
+
+/// A daemon that does not answer delays nobody.
+#[test]
+fn daemon_stopped_from_the_start() {
+    let mut lab = Lab::start();
+    let program = ccase::compile("talk");
+    if let Some(daemon) = lab.daemon() {
+        daemon.signal(libc::SIGSTOP);
+    }
+    let port = net::free_port();
+    let server = lab
+        .eager(&program)
+        .words(&format!("serve {port} 50"))
+        .spawn();
+    let server = server.listening(port);
+    for _ in 0..50 {
+        lab.eager(&program)
+            .words(&format!("ask {port} 20 0"))
+            .finish()
+            .ok();
+    }
+    server.finish().ok();
+    if let Some(daemon) = lab.daemon() {
+        daemon.signal(libc::SIGCONT);
+    }
+    lab.assert_clean();
+}
+
+/// No DMB to be had: TCP, and the kernel's reason code for it.
+#[test]
+fn out_of_dmbs() {
+    let lab = Lab::start_with(&["--max-dmbs", "1"]);
+    let program = ccase::compile("talk");
+    talk(&lab, lab.eager(&program), lab.eager(&program), |port| {
+        expect_reason(&lab, port, reason::MAX_DMB);
+    });
+    lab.assert_clean();
+}
+
+/// Different transfer modes at both ends get on with each other.
+#[test]
+fn mixed_modes() {
+    for modes in [
+        [tests::Mode::Copy, tests::Mode::NoCopy],
+        [tests::Mode::NoCopy, tests::Mode::Copy],
+    ] {
+        let lab = Lab::start();
+        let program = ccase::compile("talk");
+        let port = net::free_port();
+        let run = |i: usize| lab.eager(&program).mode(modes[i]);
+        let server = run(0).words(&format!("serve {port} 1")).spawn();
+        let server = server.listening(port);
+        run(1).words(&format!("ask {port} 2000 0")).finish().ok();
+        assert_eq!(server.finish().ok(), "end 0\n");
+        assert!(plain_only() || lab.settled().share_smc(&Stats::zero()) > 0.5);
+        lab.assert_clean();
+    }
+}

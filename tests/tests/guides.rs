@@ -1,0 +1,235 @@
+//! The guides and the README, as they are written: every `sh` block is run in order, by an ordinary
+//! user on a copy of this machine with the package installed. A `text` block is what the block before
+//! it prints (numbers may differ). In the end the daemon is asked what carried the bytes.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+use tests::{Lab, artefacts, netns, package, plain_only};
+
+#[derive(Debug)]
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn blocks(markdown: &str) -> Vec<Block> {
+    let mut all: Vec<Block> = Vec::new();
+    let mut inside = false;
+    for line in markdown.lines() {
+        match line.strip_prefix("```") {
+            Some(language) if !inside => {
+                let (language, text) = (language.to_owned(), String::new());
+                all.push(Block { language, text });
+                inside = true;
+            }
+            Some(_) => inside = false,
+            None if inside => {
+                let last = all.last_mut().expect("a block");
+                last.text += line;
+                last.text.push('\n');
+            }
+            None => {}
+        }
+    }
+    assert!(!inside, "a block without an end");
+    all
+}
+
+/// A person types the next command when the server of the last one is up.
+const PATIENT: &str = r#"set -eu
+started=0 listening=0
+listens() { ss -Hltn | wc -l; }
+settle() {
+    local now i
+    now=$(jobs -pr | wc -l)
+    if [ "$now" -gt "$started" ]; then
+        for ((i = 0; i < 400; i++)); do
+            [ "$(listens)" -le "$listening" ] || break
+            sleep 0.05
+        done
+    fi
+    started=$now listening=$(listens)
+}
+trap settle DEBUG
+"#;
+
+/// Numbers and runs of blanks count as equal.
+fn form(line: &str) -> String {
+    let mut out = String::new();
+    for c in line.trim().chars() {
+        let c = match c {
+            '0'..='9' => '#',
+            c if c.is_whitespace() => ' ',
+            c => c,
+        };
+        if !(matches!(c, '#' | ' ') && out.ends_with(c)) {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// The lines of `wanted`, in this order, among those of `got`.
+#[track_caller]
+fn expect(guide: &str, wanted: &str, got: &str) {
+    let mut lines = got.lines().map(form);
+    for line in wanted.lines().filter(|l| l.trim() != "...") {
+        let found = lines.any(|l| l == form(line));
+        assert!(found, "{guide}: no line {line:?} in\n{got}");
+    }
+}
+
+/// Runs a page; gives the bytes that went over SMC.
+#[track_caller]
+fn follow(page: &str, user: Option<&str>) {
+    if !netns::possible() || plain_only() {
+        return;
+    }
+    let path = artefacts::workspace().join(page);
+    let blocks = blocks(&fs::read_to_string(&path).expect("a guide"));
+    let mut script = PATIENT.to_owned();
+    let mut wanted = Vec::new();
+    for block in &blocks {
+        match block.language.as_str() {
+            "sh" => {
+                script += &format!("echo '@@ {}'\n{}", wanted.len(), block.text);
+                wanted.push(None);
+            }
+            "text" => {
+                // What stands before the first command is no output.
+                if let Some(last @ None) = wanted.last_mut() {
+                    *last = Some(&block.text);
+                }
+            }
+            _ => {}
+        }
+    }
+    script += "trap - DEBUG\necho '@@ end'\nsmclo stats --json\n";
+    let lab = Lab::without_daemon();
+    let file = lab.dir().join("work/script");
+    fs::create_dir(lab.dir().join("work")).expect("a directory");
+    fs::write(&file, script).expect("the script");
+    let mut run = lab
+        .plain(artefacts::workspace().join("tests/box"))
+        .arg(package::build())
+        .args(["bash", "/given/script"])
+        .env("BOX_DIR", lab.dir().join("work"))
+        .limit(Duration::from_secs(120));
+    if let Some(user) = user {
+        run = run.env("BOX_USER", user);
+    }
+    let outcome = run.finish();
+    assert!(outcome.success(), "{page}: {outcome}");
+    let parts: Vec<&str> = outcome.stdout.split("@@ ").collect();
+    for (part, wanted) in parts[1..].iter().zip(&wanted) {
+        if let Some(wanted) = wanted {
+            expect(page, wanted, part);
+        }
+    }
+    let stats = parts.last().and_then(|last| last.split_once('\n'));
+    let stats = stats.expect("the totals").1;
+    let stats: serde_json::Value = serde_json::from_str(stats).expect("JSON");
+    let bytes = stats["smc_bytes"].as_u64().unwrap_or(0);
+    assert!(bytes > 100_000, "{page}: {bytes} bytes over SMC: {stats}");
+}
+
+const USER: Option<&str> = Some("someone");
+
+#[test]
+fn readme() {
+    follow("README.md", USER);
+}
+
+#[test]
+fn redis() {
+    follow("docs/guides/redis.md", USER);
+}
+
+#[test]
+fn nginx() {
+    follow("docs/guides/nginx.md", USER);
+}
+
+#[test]
+fn postgresql() {
+    follow("docs/guides/postgresql.md", USER);
+}
+
+#[test]
+fn java() {
+    follow("docs/guides/java.md", USER);
+}
+
+#[test]
+fn python() {
+    follow("docs/guides/python.md", USER);
+}
+
+#[test]
+fn sidecar() {
+    follow("docs/guides/sidecar.md", USER);
+}
+
+#[test]
+fn containers() {
+    follow("docs/guides/containers.md", None);
+}
+
+/// The picture shows the numbers of the table.
+#[test]
+fn picture() {
+    let lab = Lab::without_daemon();
+    let script = artefacts::workspace().join("scripts/picture");
+    lab.plain(script).arg("--check").finish().ok();
+}
+
+/// What the pages point to is there.
+#[test]
+fn links() {
+    let root = artefacts::workspace();
+    let mut pages = vec![root.join("README.md")];
+    for name in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        pages.push(root.join(name));
+    }
+    for dir in ["docs", "docs/guides"] {
+        let all = fs::read_dir(root.join(dir)).expect("the documents");
+        let all = all.map(|entry| entry.expect("an entry").path());
+        pages.extend(all.filter(|p| p.extension().is_some_and(|e| e == "md")));
+    }
+    let mut seen = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).expect("a page");
+        for (at, _) in text.match_indices("](") {
+            let link = text[at + 2..].split(')').next().unwrap_or_default();
+            let path = link.split('#').next().unwrap_or_default();
+            if path.is_empty() || path.contains("://") {
+                continue;
+            }
+            let target = page.parent().expect("a directory").join(path);
+            assert!(target.exists(), "{}: {link} leads nowhere", page.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 10);
+}
+
+/// Every page that the list names is there, and every page is tried.
+#[test]
+fn no_page_is_left_out() {
+    let dir = artefacts::workspace().join("docs/guides");
+    let list = fs::read_to_string(dir.join("README.md")).expect("the list");
+    let own = include_str!("guides.rs");
+    for entry in fs::read_dir(&dir).expect("the guides") {
+        let path: PathBuf = entry.expect("an entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name == "README.md" {
+            continue;
+        }
+        assert!(list.contains(&format!("({name})")), "{name} is not listed");
+        assert!(
+            own.contains(&format!("guides/{name}\"")),
+            "{name} is not tried"
+        );
+    }
+}

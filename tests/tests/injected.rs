@@ -1,0 +1,170 @@
+//! System calls that fail: each one that the library makes for itself, with each error that fits, from
+//! the start of the program or in the middle, at either end. The programs notice nothing: every byte
+//! arrives, over TCP where it must.
+
+use std::time::Duration;
+use tests::{Lab, Run, artefacts, ccase, full, net, plain_only};
+
+/// A call, as a condition on one of its arguments, and errors that it may give.
+struct Rule {
+    name: &'static str,
+    number: i64,
+    argument: u32,
+    mask: u32,
+    value: u32,
+    errors: &'static [i32],
+    /// Also in the middle of a connection.
+    late: bool,
+}
+
+const fn rule(name: &'static str, number: i64, errors: &'static [i32]) -> Rule {
+    Rule {
+        name,
+        number,
+        argument: 0,
+        mask: 0,
+        value: 0,
+        errors,
+        late: true,
+    }
+}
+
+impl Rule {
+    /// From the start only. A process that may not receive descriptors any more once its connections
+    /// are on a ring cannot learn whom to wake.
+    const fn early(self) -> Rule {
+        Rule {
+            late: false,
+            ..self
+        }
+    }
+
+    /// Only calls whose argument has this value in these bits.
+    const fn when(self, argument: u32, mask: u32, value: u32) -> Rule {
+        Rule {
+            argument,
+            mask,
+            value,
+            ..self
+        }
+    }
+}
+
+use libc::{EACCES, EINVAL, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM};
+
+const ALL: u32 = u32::MAX;
+
+/// The calls that the library makes of its own accord; what the program itself asks for is the
+/// program's, with the kernel's answer.
+#[rustfmt::skip]
+fn rules() -> Vec<Rule> {
+    let all = &[ENOMEM, EMFILE, ENOSPC, EPERM];
+    let cloexec = libc::MSG_CMSG_CLOEXEC as u32;
+    // The option's number tells the calls apart: no two levels share one here.
+    let opt = |name, option: i32| rule(name, libc::SYS_getsockopt, all).when(2, ALL, option as u32);
+    vec![
+        rule("memfd_create", libc::SYS_memfd_create, &[ENOMEM, EMFILE, ENFILE, EPERM]),
+        rule("ftruncate", libc::SYS_ftruncate, all),
+        rule("fcntl F_ADD_SEALS", libc::SYS_fcntl, all).when(1, ALL, libc::F_ADD_SEALS as u32),
+        rule("fcntl F_GET_SEALS", libc::SYS_fcntl, all).when(1, ALL, libc::F_GET_SEALS as u32),
+        rule("fcntl F_DUPFD_CLOEXEC", libc::SYS_fcntl, all).when(1, ALL, libc::F_DUPFD_CLOEXEC as u32),
+        rule("fcntl F_GETFL", libc::SYS_fcntl, all).when(1, ALL, libc::F_GETFL as u32),
+        rule("mmap shared", libc::SYS_mmap, all).when(3, 0xf, libc::MAP_SHARED as u32),
+        rule("munmap", libc::SYS_munmap, &[ENOMEM, EINVAL]),
+        rule("eventfd2", libc::SYS_eventfd2, &[ENOMEM, EMFILE, ENFILE]),
+        rule("socket of the session", libc::SYS_socket, &[ENOMEM, EMFILE, ENFILE, EACCES]).when(0, ALL, libc::AF_UNIX as u32),
+        // With descriptors; the program's bytes come without this flag.
+        rule("recvmsg", libc::SYS_recvmsg, all).when(2, cloexec, cloexec).early(),
+        rule("getrandom", libc::SYS_getrandom, all),
+        rule("getpeername", libc::SYS_getpeername, all),
+        rule("getsockname", libc::SYS_getsockname, all),
+        rule("fstat", libc::SYS_fstat, all),
+        rule("openat", libc::SYS_openat, all),
+        rule("readlinkat", libc::SYS_readlinkat, all),
+        rule("getdents64", libc::SYS_getdents64, all),
+        rule("sched_getaffinity", libc::SYS_sched_getaffinity, all),
+        rule("sched_yield", libc::SYS_sched_yield, &[EPERM]),
+        rule("uname", libc::SYS_uname, &[EPERM]),
+        rule("madvise", libc::SYS_madvise, all),
+        rule("nanosleep", libc::SYS_nanosleep, &[EPERM, ENOMEM]),
+        rule("getrlimit", libc::SYS_getrlimit, &[EPERM]),
+        rule("geteuid", libc::SYS_geteuid, &[EPERM]),
+        rule("ioctl TIOCOUTQ", libc::SYS_ioctl, all).when(1, ALL, libc::TIOCOUTQ as u32),
+        rule("ioctl FIONREAD", libc::SYS_ioctl, all).when(1, ALL, libc::FIONREAD as u32),
+        opt("getsockopt SO_COOKIE", libc::SO_COOKIE),
+        opt("getsockopt SO_NETNS_COOKIE", 71),
+        opt("getsockopt TCP_INFO", libc::TCP_INFO),
+        opt("getsockopt TCP_CORK", libc::TCP_CORK),
+        opt("getsockopt SO_RCVLOWAT", libc::SO_RCVLOWAT),
+        rule("setsockopt SO_PEEK_OFF", libc::SYS_setsockopt, all).when(2, ALL, libc::SO_PEEK_OFF as u32).early(),
+        rule("poll", libc::SYS_poll, &[ENOMEM, EINVAL]).when(1, ALL, 1),
+        rule("ppoll", libc::SYS_ppoll, &[ENOMEM, EINVAL]).when(1, ALL, 2),
+    ]
+}
+
+/// Puts the fault into a program.
+fn faulty(run: Run, rule: &Rule, error: i32, delay: u32) -> Run {
+    let Rule {
+        number,
+        argument,
+        mask,
+        value,
+        ..
+    } = rule;
+    let libraries = format!(
+        "{}:{}",
+        artefacts::library().display(),
+        ccase::build("inject", &[], "-O1 -shared -fPIC").display()
+    );
+    run.env("LD_PRELOAD", libraries).env(
+        "INJECT",
+        format!("{number} {argument} {mask:x} {value:x} {error} {delay}"),
+    )
+}
+
+#[test]
+fn each_call_fails() {
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let program = ccase::compile("talk");
+    let (mut runs, mut ran) = (0, 0);
+    // In a normal run a third of all, another third each time.
+    let turn = std::process::id() as usize % 3;
+    for rule in rules() {
+        for (i, error) in rule.errors.iter().enumerate() {
+            for (at_server, delay) in [(true, 0), (false, 0), (true, 15), (false, 15)] {
+                if delay > 0 && !rule.late {
+                    continue;
+                }
+                runs += 1;
+                if !full() && (runs + i) % 3 != turn {
+                    continue;
+                }
+                ran += 1;
+                let name = format!(
+                    "{} error {error} server {at_server} delay {delay}",
+                    rule.name
+                );
+                let port = net::free_port();
+                let server = lab.eager(&program).words(&format!("serve {port} 1"));
+                let client = lab.eager(&program).words(&format!("ask {port} 600 0"));
+                let client = client.limit(Duration::from_secs(20));
+                let (server, client) = if at_server {
+                    (faulty(server, &rule, *error, delay), client)
+                } else {
+                    (server, faulty(client, &rule, *error, delay))
+                };
+                let server = server.spawn().listening(port);
+                let client = client.finish();
+                let well = client.success() && client.stdout.ends_with("\nend\n");
+                assert!(well, "{name}: {client}");
+                let server = server.finish();
+                assert_eq!(server.stdout, "end 0\n", "{name}: {server}");
+            }
+        }
+    }
+    lab.assert_clean();
+    println!("{ran} of {runs} combinations: 0 lost, 0 hung, 0 crashed");
+}

@@ -1,0 +1,203 @@
+//! What a busy and an idle accelerated server ask of the kernel, as strace counts it.
+
+use std::time::Duration;
+use tests::{Lab, Running, net, plain_only};
+
+fn redis(lab: &Lab, shim: bool, port: u16) -> Running {
+    let run = if shim {
+        lab.eager("redis-server")
+    } else {
+        lab.plain("redis-server")
+    };
+    run.words(&format!("--port {port} --bind 127.0.0.1 --save"))
+        .arg("")
+        .spawn()
+        .listening(port)
+}
+
+/// System calls of a process and its threads, by name, while `load` runs.
+fn system_calls(lab: &Lab, pid: u32, load: impl FnOnce()) -> Vec<(String, u64)> {
+    let summary = lab.dir().join(format!("strace.{pid}"));
+    let attached = |yes: bool| {
+        net::wait_until(Duration::from_secs(10), || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+            status.unwrap().contains("TracerPid:\t0") != yes
+        })
+    };
+    let strace = lab
+        .plain("strace")
+        .args(["-f", "-c", "-o"])
+        .arg(&summary)
+        .args(["-p", &pid.to_string()])
+        .spawn();
+    assert!(attached(true), "strace: {}", strace.stderr());
+    load();
+    strace.signal(libc::SIGINT);
+    strace.finish();
+    assert!(attached(false), "strace lets go");
+    let text = std::fs::read_to_string(&summary).unwrap();
+    // Lines of: % time, seconds, usecs/call, calls, errors if any, name. The last one is the total.
+    let lines = text.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some((words.last()?.to_string(), words.get(3)?.parse().ok()?))
+    });
+    lines.filter(|(name, _)| name != "total").collect()
+}
+
+fn total(calls: &[(String, u64)]) -> u64 {
+    calls.iter().map(|(_, count)| count).sum()
+}
+
+fn commands(lab: &Lab, port: u16) -> u64 {
+    let text = lab
+        .plain("redis-cli")
+        .words(&format!("-p {port} info stats"))
+        .finish()
+        .ok();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix("total_commands_processed:"));
+    line.and_then(|n| n.trim().parse().ok())
+        .expect("redis counts commands")
+}
+
+/// Busy: what it asks of the kernel depends on the time and not on the requests.
+#[test]
+fn busy_redis() {
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let port = net::free_port();
+    let server = redis(&lab, true, port);
+    // Long enough for strace to see the middle of it only.
+    let load = lab
+        .eager("redis-benchmark")
+        .words(&format!("-p {port} -t get -c 20 -P 32 -n 100000000"))
+        .limit(Duration::from_secs(60))
+        .spawn();
+    let accelerated = || {
+        let rows = lab.sockets();
+        let of_server = rows
+            .iter()
+            .filter(|r| r.number("pid") == u64::from(server.pid()));
+        of_server.filter(|r| r.is_smcd()).count() >= 20
+    };
+    assert!(
+        net::wait_until(Duration::from_secs(20), accelerated),
+        "{:?}",
+        lab.sockets()
+    );
+    let mut requests = 0;
+    let calls = system_calls(&lab, server.pid(), || {
+        let before = commands(&lab, port);
+        std::thread::sleep(Duration::from_secs(3));
+        requests = commands(&lab, port) - before;
+    });
+    load.stop();
+    server.stop();
+    assert!(requests > 10_000, "{requests} requests");
+    assert!(
+        total(&calls) * 50 < requests,
+        "{requests} requests, {calls:?}"
+    );
+}
+
+/// Idle, with accelerated connections: nothing beyond what it does without the library.
+#[test]
+fn idle_redis() {
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let [plain, shim] = [false, true].map(|shim| {
+        let port = net::free_port();
+        let server = redis(&lab, shim, port);
+        let input = lab.dir().join(format!("input.{port}"));
+        let mut open = tests::process::fifo(&input);
+        let cli = if shim {
+            lab.eager("redis-cli")
+        } else {
+            lab.plain("redis-cli")
+        };
+        let client = cli.words(&format!("-p {port}")).stdin(&input).spawn();
+        use std::io::Write;
+        for _ in 0..50 {
+            writeln!(open, "incr n").unwrap();
+        }
+        let answered = || client.stdout().contains("50");
+        assert!(net::wait_until(Duration::from_secs(10), answered));
+        if shim {
+            assert!(lab.sockets().iter().any(|r| r.is_smcd()));
+        }
+        let calls = system_calls(&lab, server.pid(), || {
+            std::thread::sleep(Duration::from_secs(3));
+        });
+        drop(open);
+        client.finish().ok();
+        server.stop();
+        calls
+    });
+    // Its timer runs ten times a second; the window is not exact.
+    let most = total(&plain) * 5 / 4 + 5;
+    assert!(total(&shim) <= most, "{plain:?}, under the shim {shim:?}");
+    let odd = |name: &str| plain.iter().all(|(known, _)| known != name);
+    let more: Vec<_> = shim.iter().filter(|(name, _)| odd(name)).collect();
+    // epoll_pwait2 stands for epoll_wait.
+    let epoll = more.iter().all(|(name, _)| name.starts_with("epoll_pwait"));
+    assert!(epoll, "{more:?} are not in {plain:?}");
+}
+
+/// Connections that end before they are worth a claim ask the kernel for nothing but what the program
+/// does: with the same program, the same number of system calls.
+#[test]
+fn short_connections() {
+    if plain_only() {
+        return;
+    }
+    const MANY: u64 = 500;
+    let program = format!(
+        "import socket, sys
+l = socket.create_server(('127.0.0.1', 0))
+def short():
+    a = socket.create_connection(l.getsockname())
+    b, _ = l.accept()
+    a.sendall(b'question'); b.recv(100)
+    b.sendall(b'answer'); a.recv(100)
+    b.close(); a.recv(100); a.close()
+for _ in range(50): short()
+print('ready', flush=True)
+sys.stdin.readline()
+for _ in range({MANY}): short()
+print('done', flush=True)
+sys.stdin.readline()
+"
+    );
+    let lab = Lab::start();
+    let [plain, shim] = [false, true].map(|shim| {
+        let input = lab.dir().join(format!("input.{shim}"));
+        let mut open = tests::process::fifo(&input);
+        let run = if shim {
+            lab.shim("python3").policy(tests::Policy::Default)
+        } else {
+            lab.plain("python3")
+        };
+        let run = run.arg("-c").arg(&program).stdin(&input).spawn();
+        let said = |word: &str| {
+            let there = || run.stdout().contains(word);
+            assert!(net::wait_until(Duration::from_secs(20), there), "{word}");
+        };
+        said("ready");
+        use std::io::Write;
+        let calls = system_calls(&lab, run.pid(), || {
+            writeln!(open, "go").unwrap();
+            said("done");
+        });
+        writeln!(open, "end").unwrap();
+        run.finish().ok();
+        calls
+    });
+    assert!(total(&plain) > MANY * 10, "{plain:?}");
+    let most = total(&plain) + MANY / 20;
+    assert!(total(&shim) <= most, "{plain:?}, under the shim {shim:?}");
+}

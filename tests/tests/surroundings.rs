@@ -1,0 +1,243 @@
+//! What runs around a program and inside it: allocators, sanitizers, other preloaded libraries,
+//! modules, static programs, io_uring.
+
+use protocol::reason;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use tests::ccase::{self, Carrier};
+use tests::{Lab, Run, Stats, artefacts, net, plain_only};
+
+/// 300 exchanges between two programs that `dress` puts into their surroundings; the share of bytes
+/// that went over SMC.
+#[track_caller]
+fn talk(lab: &Lab, program: &Path, dress: impl Fn(Run) -> Run) -> (f64, [String; 2]) {
+    let port = net::free_port();
+    let before = lab.stats();
+    let server = dress(lab.eager(program))
+        .words(&format!("serve {port} 1"))
+        .spawn()
+        .listening(port);
+    let client = dress(lab.eager(program))
+        .words(&format!("ask {port} 300 0"))
+        .finish();
+    let errors = client.stderr.clone();
+    assert!(client.ok().ends_with("end\n"));
+    let server = server.finish();
+    let errors = [errors, server.stderr.clone()];
+    assert_eq!(server.ok(), "end 0\n");
+    if plain_only() {
+        return (1.0, errors);
+    }
+    (lab.settled().share_smc(&before), errors)
+}
+
+/// A list for LD_PRELOAD.
+fn preload(libraries: &[&Path]) -> OsString {
+    let mut list = OsString::new();
+    for library in libraries {
+        if !list.is_empty() {
+            list.push(":");
+        }
+        list.push(library);
+    }
+    list
+}
+
+/// Our library beside another one, in both orders.
+#[track_caller]
+fn beside(other: &Path, check: impl Fn(&str)) {
+    if plain_only() {
+        return;
+    }
+    let (ours, program) = (artefacts::library(), ccase::compile("talk"));
+    for list in [[other, &ours], [&ours, other]] {
+        let lab = Lab::start();
+        let list = preload(&list);
+        let (share, errors) = talk(&lab, &program, |run| run.env("LD_PRELOAD", &list));
+        assert!(share > 0.5, "{}: {share}", list.to_string_lossy());
+        errors.iter().for_each(|text| check(text));
+        lab.assert_clean();
+    }
+}
+
+fn debian(library: &str) -> PathBuf {
+    let path = Path::new("/usr/lib/x86_64-linux-gnu").join(library);
+    assert!(path.exists(), "{library}: run scripts/install-deps");
+    path
+}
+
+#[test]
+fn hc_108_jemalloc() {
+    beside(&debian("libjemalloc.so.2"), |_| {});
+}
+
+#[test]
+fn hc_108_tcmalloc() {
+    beside(&debian("libtcmalloc_minimal.so.4"), |_| {});
+}
+
+/// Built with AddressSanitizer, which intercepts much of what we do; whole cases and a talk.
+#[test]
+fn hc_108_address_sanitizer() {
+    let options = "-O1 -fsanitize=address -static-libasan";
+    let talker = ccase::build("talk", &["common.c"], options);
+    let lab = Lab::start();
+    let (share, _) = talk(&lab, &talker, |run| run);
+    assert!(share > 0.5, "{share}");
+    lab.assert_clean();
+    for (program, case) in [
+        ("transfer", "flags"),
+        ("polling", "level"),
+        ("process", "child_serves"),
+        ("waiting", "handler_uses_sockets"),
+        ("closing", "duplicates"),
+    ] {
+        let program = ccase::build(program, &["common.c"], options);
+        ccase::compare_built(program, case, Carrier::Any);
+    }
+}
+
+/// Sockets before any constructor.
+#[test]
+fn hc_109_before_constructors() {
+    ccase::compare("early", "before_constructors", Carrier::Fast);
+}
+
+/// Another library that interposes the same calls and uses sockets in its own constructor.
+#[test]
+fn hc_121_other_preloads() {
+    let other = ccase::build("interposer", &[], "-O1 -shared -fPIC");
+    beside(&other, |text| {
+        // What goes over a ring does not come by a library behind ours.
+        assert!(text.starts_with("passed on: socket 1"), "{text}");
+    });
+}
+
+#[track_caller]
+fn with_module(case: &str, carrier: Carrier) {
+    let module = ccase::build("plugin", &[], "-O1 -shared -fPIC");
+    let program = ccase::compile("loader");
+    ccase::compare_with(program, case, carrier, |run| run.env("PLUGIN", &module));
+}
+
+#[test]
+fn hc_110_module() {
+    with_module("plain_module", Carrier::Fast);
+}
+
+#[test]
+fn hc_110_deep_module() {
+    with_module("deep_module", Carrier::Fast);
+}
+
+#[test]
+fn hc_110_module_in_a_namespace() {
+    with_module("own_namespace", Carrier::Any);
+}
+
+/// A static client and a server under the shim: TCP, and the server's row says why.
+#[test]
+fn hc_113_static_program() {
+    let (server, client) = (
+        ccase::compile("talk"),
+        ccase::build("talk", &["common.c"], "-O1 -static"),
+    );
+    let lab = Lab::start();
+    let port = net::free_port();
+    let server = lab
+        .eager(server)
+        .words(&format!("serve {port} 1"))
+        .spawn()
+        .listening(port);
+    let text = lab.eager(client).words(&format!("ask {port} 300 0"));
+    assert!(text.finish().ok().ends_with("end\n"));
+    assert_eq!(server.finish().ok(), "end 0\n");
+    if !plain_only() {
+        let stats = lab.settled();
+        assert_eq!(stats.share_smc(&Stats::zero()), 0.0);
+        assert!(stats.fallbacks(reason::NO_PEER_YET) > 0, "{}", stats.raw);
+    }
+    lab.assert_clean();
+}
+
+/// A program that the library is not preloaded into takes a connection over, as from inetd.
+#[track_caller]
+fn inetd(program: &Path) {
+    let starter = ccase::compile("loader");
+    ccase::compare_with(starter, "inetd", Carrier::Any, |run| {
+        run.env("PLUGIN", program)
+    });
+}
+
+#[test]
+fn hc_085_inetd_with_the_library() {
+    inetd(&ccase::build("echo", &[], "-O1"));
+}
+
+#[test]
+fn hc_086_inetd_static() {
+    inetd(&ccase::build("echo", &[], "-O1 -static"));
+}
+
+/// The loader ignores LD_PRELOAD for a program that runs as another user than its caller.
+#[test]
+fn hc_097_set_user_id() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    let lab = Lab::without_daemon();
+    let program = lab.dir().join("echo");
+    std::fs::copy(ccase::build("echo", &[], "-O1"), &program).expect("a copy");
+    if chown(&program, Some(65534), None).is_err() {
+        eprintln!("not root: not tested");
+        return;
+    }
+    let mode = std::fs::Permissions::from_mode(0o4755);
+    std::fs::set_permissions(&program, mode).expect("the set-user-id bit");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(lab.dir(), open).expect("a directory for all");
+    inetd(&program);
+}
+
+/// The same with a ring as without the library. Gives what the daemon has counted.
+#[track_caller]
+fn with_uring(case: &str) -> Option<Stats> {
+    let program = ccase::build("uring", &["common.c"], "-O1 -luring");
+    let oracle = Lab::without_daemon()
+        .plain(&program)
+        .arg(case)
+        .finish()
+        .ok();
+    let lab = Lab::start();
+    let run = lab.eager(&program).env("TEST_WARM", "64").arg(case);
+    // The number of exchanges to warm up does not show in the trace.
+    assert_eq!(oracle, run.finish().ok());
+    let stats = (!plain_only()).then(|| lab.settled());
+    lab.assert_clean();
+    stats
+}
+
+#[test]
+fn hc_116_uring_server() {
+    if let Some(stats) = with_uring("server") {
+        // The server has its connection from the kernel alone: nobody claims that end.
+        assert!(stats.fallbacks(reason::NO_PEER_YET) > 0, "{}", stats.raw);
+    }
+}
+
+#[test]
+fn hc_116_uring_comes_late() {
+    with_uring("late_ring");
+}
+
+#[test]
+fn hc_116_uring_for_files() {
+    if let Some(stats) = with_uring("files_only") {
+        assert_eq!(stats.fallbacks(reason::ASYNC_IO), 0, "{}", stats.raw);
+        let share = stats.share_smc(&Stats::zero());
+        assert!(share > 0.9, "{share}: {}", stats.raw);
+    }
+}
+
+#[test]
+fn hc_116_uring_names_sockets() {
+    with_uring("other_names");
+}
