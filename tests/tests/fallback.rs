@@ -217,3 +217,45 @@ fn mixed_modes() {
         lab.assert_clean();
     }
 }
+
+/// A client that has asked its question and ended its direction: the answer goes over TCP. The end of
+/// the stream counts as a byte with the kernel, which is none that went past the library.
+#[test]
+fn half_closed_from_the_start() {
+    let program = "import socket, sys
+l = socket.create_server(('127.0.0.1', 0))
+a = socket.create_connection(l.getsockname())
+a.sendall(b'question')
+a.shutdown(socket.SHUT_WR)
+b, _ = l.accept()
+assert b.recv(100) == b'question'
+for _ in range(50):
+    b.sendall(b'answer' * 2000)
+    assert a.recv(12000, socket.MSG_WAITALL) == b'answer' * 2000
+print(l.getsockname()[1], flush=True)
+sys.stdin.read()";
+    let lab = Lab::start();
+    let input = lab.dir().join("input");
+    let open = tests::process::fifo(&input);
+    let python = lab.eager("/usr/bin/python3").args(["-c", program]);
+    let python = python.stdin(&input).spawn();
+    let said = || python.stdout().ends_with('\n');
+    assert!(
+        net::wait_until(Duration::from_secs(30), said),
+        "{}",
+        python.stderr()
+    );
+    let port: u16 = python.stdout().trim().parse().expect("a port");
+    if !plain_only() {
+        let rows = lab.sockets();
+        let mut rows = rows.iter();
+        let server = rows.find(|r| {
+            r.text("local").ends_with(&format!(":{port}")) && r.text("state") == "ACTIVE"
+        });
+        let server = server.unwrap_or_else(|| panic!("no row: {:?}", lab.sockets()));
+        assert!(server.is_tcp_for(reason::PEER_CLOSING), "{server:?}");
+    }
+    drop(open);
+    python.finish().ok();
+    lab.assert_clean();
+}

@@ -1,6 +1,7 @@
 //! redis and memcached, as Debian ships them, with the shim at both ends.
 
 use std::time::Duration;
+use tests::stage::{Stage, same_and_fast};
 use tests::{Lab, Running, net};
 
 const SHARE: f64 = 0.95;
@@ -112,6 +113,139 @@ fn snapshot_under_load() {
     assert!(text.contains("\"GET\","), "{text}");
     server.stop();
     lab.assert_clean();
+}
+
+/// What `info` says under a name.
+fn info(stage: &Stage, port: u16, name: &str) -> String {
+    let text = stage
+        .lab
+        .plain("redis-cli")
+        .words(&format!("-p {port} info"))
+        .finish()
+        .ok();
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in {text}"))
+        .trim()
+        .to_owned()
+}
+
+/// A server with an append-only file, which takes snapshots and rewrites the file while four clients
+/// write and a second server becomes its replica: the contents of both, and of what the file gives.
+fn replicated(stage: &Stage, diskless: &str) -> [String; 3] {
+    let [port, replica] = [(); 2].map(|()| net::free_port());
+    let server = |name: &str, port: u16, more: &str| {
+        let dir = stage.dir().join(name);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let run = stage.run("redis-server");
+        let run = run.words(&format!(
+            "--port {port} --bind 127.0.0.1 --enable-debug-command yes"
+        ));
+        let run = run
+            .words("--repl-diskless-sync-delay 0 --save")
+            .args(["", "--dir"]);
+        run.arg(dir)
+            .words(more)
+            .limit(Duration::from_secs(240))
+            .spawn()
+            .listening(port)
+    };
+    let cli = |port: u16, words: &str| {
+        let run = stage
+            .lab
+            .plain("redis-cli")
+            .words(&format!("-p {port} {words}"));
+        run.finish().ok().trim().to_owned()
+    };
+    let until = |what: &str, done: &dyn Fn() -> bool| {
+        assert!(net::wait_until(Duration::from_secs(120), done), "{what}");
+    };
+    let digest = |port: u16| cli(port, "debug digest");
+    let options = format!("--appendonly yes --appendfsync no --repl-diskless-sync {diskless}");
+    let master = server("master", port, &options);
+    let clients: Vec<_> = (0..4)
+        .map(|client| {
+            // One of them without waiting for answers.
+            let pipe = if client == 0 { "--pipe" } else { "" };
+            let input = stage.dir().join(format!("commands{client}"));
+            std::fs::write(&input, commands(client)).expect("room for the commands");
+            let run = stage.run("redis-cli").words(&format!("-p {port} {pipe}"));
+            let output = stage.dir().join(format!("answers{client}"));
+            run.stdin(&input)
+                .stdout(&output)
+                .limit(Duration::from_secs(240))
+                .spawn()
+        })
+        .collect();
+    until("they write", &|| {
+        cli(port, "dbsize").parse::<u64>().is_ok_and(|n| n > 1000)
+    });
+    cli(port, "bgsave");
+    let copy = server("replica", replica, &format!("--replicaof 127.0.0.1 {port}"));
+    until("the snapshot", &|| {
+        info(stage, port, "rdb_bgsave_in_progress") == "0"
+    });
+    cli(port, "bgrewriteaof");
+    for client in clients {
+        client.finish().ok();
+    }
+    until("the rewrite", &|| {
+        let under_way = ["aof_rewrite_in_progress", "aof_rewrite_scheduled"];
+        under_way.iter().all(|name| info(stage, port, name) == "0")
+    });
+    until("the replica", &|| {
+        info(stage, replica, "master_link_status") == "up"
+    });
+    let whole = digest(port);
+    until("the same contents", &|| digest(replica) == whole);
+    let replicas = digest(replica);
+    // A wait for the replica's acknowledgement uses the connection in the other direction.
+    assert_eq!(cli(port, "wait 1 60000"), "1");
+    copy.stop();
+    master.stop();
+    let again = server("master", port, &options);
+    let from_file = digest(port);
+    again.stop();
+    [whole, replicas, from_file]
+}
+
+/// What one client writes: keys of its own, so that the result does not depend on the order.
+fn commands(client: usize) -> String {
+    let mut stream = tests::stream::Stream::new(client as u64);
+    let mut lines = String::new();
+    for i in 0..tests::rounds(10_000, 100_000) {
+        let (key, length) = (stream.below(2000), stream.below(400) as usize + 1);
+        let line = match stream.below(5) {
+            0 => format!("set {client}:s{key} {}", "x".repeat(length)),
+            1 => format!("incrby {client}:n{key} {length}"),
+            2 => format!("rpush {client}:l{} {i} {length}", key % 50),
+            3 => format!("hset {client}:h{} {key} {}", key % 100, "y".repeat(length)),
+            _ => format!("del {client}:s{}", key / 2),
+        };
+        lines += &line;
+        lines.push('\n');
+    }
+    lines
+}
+
+fn replication(diskless: &str) {
+    same_and_fast(|stage| {
+        let all = replicated(stage, diskless);
+        assert!(all.iter().all(|one| *one == all[0]), "{all:?}");
+        all
+    });
+}
+
+/// The child that takes the snapshot gives it to its parent, who passes it on as it comes.
+#[test]
+fn replication_diskless() {
+    replication("yes");
+}
+
+#[test]
+fn replication_by_file() {
+    replication("no");
 }
 
 #[test]

@@ -125,7 +125,11 @@ fn examine(sock: Sock) -> Result<Claim, Verdict> {
     if os::sockopt_int(fd, libc::IPPROTO_TCP, crate::calls::inq::TCP_INQ).is_ok_and(|on| on != 0) {
         sock.set(flag::INQ);
     }
-    if !counts_agree(sock) {
+    let info = os::tcp_bytes(fd).map_err(|_| Later(reason::COUNTS))?;
+    if !info.established {
+        return Err(Never(reason::PEER_CLOSING));
+    }
+    if !counts_agree(sock, info) {
         // Bytes in flight make the counts differ for a moment; bytes that we never saw, for good.
         return Err(Later(reason::COUNTS));
     }
@@ -196,10 +200,7 @@ fn options(fd: c_int) -> Result<(), u32> {
 }
 
 /// Whether the kernel has carried exactly the bytes that went through our hooks.
-fn counts_agree(sock: Sock) -> bool {
-    let Ok(info) = os::tcp_bytes(sock.fd) else {
-        return false;
-    };
+fn counts_agree(sock: Sock, info: os::TcpBytes) -> bool {
     let queued_out = os::ioctl_int(sock.fd, libc::TIOCOUTQ).unwrap_or(0) as u64;
     let queued_in = os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64;
     let syn = u64::from(sock.has(flag::CLIENT));

@@ -76,9 +76,11 @@ pub fn rcvbuf_locked(fd: c_int) -> bool {
     sockopt_int(fd, libc::SOL_SOCKET, SO_BUF_LOCK).is_ok_and(|lock| lock & RCVBUF_LOCK != 0)
 }
 
-/// What TCP_INFO says of the bytes of a connection.
+/// What TCP_INFO says of a connection and its bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TcpBytes {
+    /// Neither end has closed its direction, which the kernel counts as a byte.
+    pub established: bool,
     pub acked: u64,
     pub received: u64,
     /// Shortest round trip that was seen, microseconds.
@@ -86,8 +88,9 @@ pub struct TcpBytes {
 }
 
 pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
-    // struct tcp_info of linux/tcp.h: tcpi_bytes_acked at 120, tcpi_bytes_received at 128,
-    // tcpi_min_rtt at 148.
+    // struct tcp_info of linux/tcp.h: tcpi_state first, tcpi_bytes_acked at 120,
+    // tcpi_bytes_received at 128, tcpi_min_rtt at 148.
+    const ESTABLISHED: u8 = 1;
     let mut info = [0u64; 32];
     let mut len = size_of_val(&info) as u32;
     let at = info.as_mut_ptr();
@@ -104,6 +107,7 @@ pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
     }
     let word = |at: usize| info.get(at / 8).copied().unwrap_or(0);
     Ok(TcpBytes {
+        established: word(0) as u8 == ESTABLISHED,
         acked: word(120),
         received: word(128),
         min_rtt: (word(144) >> 32) as u32,
