@@ -107,6 +107,39 @@ static void killed_reader(void)
     }
 }
 
+static void reader_of_one_block(void *arg)
+{
+    int c = connect_to(*(int *)arg);
+    static char block[100000];
+    warm_client(c);
+    recv_all(c, block, sizeof block);
+    send_all(c, "done", 4);
+    sleep_ms(10000);
+}
+
+/* The reader has not moved for longer than the writer waits for a ring, and is killed before the
+   writer has sent anything more: what it left unread resets the connection. */
+static void killed_behind_full(void)
+{
+    int l = listener(4);
+    pid_t pid = spawn_child('B', reader_of_one_block, &l);
+    int s = MUST(accept(l, NULL, NULL));
+    static char block[1 << 20];
+    char b[4];
+    warm_server(s);
+    send_all(s, block, 100000);
+    recv_all(s, b, 4);
+    while (send(s, block, sizeof block, MSG_NOSIGNAL | MSG_DONTWAIT) > 0)
+        ;
+    poll_mask(s, POLLOUT, 1000);
+    kill(pid, SIGKILL);
+    join_child(pid);
+    R(send(s, block, sizeof block, MSG_NOSIGNAL));
+    R(send(s, block, sizeof block, MSG_NOSIGNAL));
+    R(recv(s, b, 4, 0));
+    close(s);
+}
+
 /* Some exchanges, then nothing but a sleep: whatever its peer's library sends now lies unread. */
 static void sleeper(int fd, int rounds, int client)
 {
@@ -188,4 +221,5 @@ static void killed_asleep(void)
 }
 
 MAIN({"killed_after_half_close", killed_after_half_close}, {"killed_writer", killed_writer},
-     {"killed_reader", killed_reader}, {"killed_asleep", killed_asleep})
+     {"killed_reader", killed_reader}, {"killed_behind_full", killed_behind_full},
+     {"killed_asleep", killed_asleep})

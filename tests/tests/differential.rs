@@ -160,6 +160,7 @@ cases! { death:
     killed_after_half_close Fast,
     killed_writer Fast,
     killed_reader Fast,
+    killed_behind_full Fast,
     killed_asleep Any,
 }
 

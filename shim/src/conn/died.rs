@@ -5,6 +5,7 @@
 //! and the reset only where TCP would have shown one too, after it has sent something more.
 
 use super::{Conn, Sock, flag};
+use crate::os;
 use protocol::shm::pair::GateState;
 use std::sync::atomic::Ordering::*;
 
@@ -46,4 +47,13 @@ pub fn mask(sock: Sock, seen: i16) -> i16 {
 pub fn swallow(conn: &Conn, n: usize) -> usize {
     conn.set(flag::DEAD);
     n
+}
+
+/// The errno of a reset that only we know of: the peer was killed with bytes unread on the ring. A
+/// reset is reported once, so what the kernel may have to say of the same death is taken off.
+pub fn reset(sock: Sock) -> i32 {
+    sock.set(flag::DEAD);
+    sock.clear(flag::RESET);
+    let _ = os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_ERROR);
+    libc::ECONNRESET
 }

@@ -60,6 +60,11 @@ pub fn service(sock: Sock) {
 /// Notes what the kernel says about the end of the stream. True: the peer is newly known to have
 /// ended it, and [`service`] has something to do.
 pub fn note_gone(sock: Sock, from_kernel: i16) -> bool {
+    says_gone(sock, from_kernel) && sock.on_ring() && sock.set(flag::FIN_SEEN)
+}
+
+/// Whether poll bits of the kernel's say that the peer has ended the stream.
+pub fn says_gone(sock: Sock, from_kernel: i16) -> bool {
     let mut gone = from_kernel & GONE;
     if sock.has(flag::SHUT_RD) {
         // Our own shutdown says nothing about the peer.
@@ -68,7 +73,7 @@ pub fn note_gone(sock: Sock, from_kernel: i16) -> bool {
             gone &= !libc::POLLHUP;
         }
     }
-    gone != 0 && sock.on_ring() && sock.set(flag::FIN_SEEN)
+    gone != 0
 }
 
 /// Whether the kernel has a lasting answer about the end of the stream, which is to be part of each

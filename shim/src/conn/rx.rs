@@ -270,9 +270,7 @@ fn ended(sock: Sock, look: Result<usize, i32>) -> Got {
     }
     // After our own shutdown the kernel's 0 says nothing about the peer.
     if !sock.has(flag::SHUT_RD | flag::DEAD) && killed_with_unread(&sock) {
-        sock.set(flag::DEAD);
-        sock.clear(flag::RESET);
-        return Got::Error(libc::ECONNRESET);
+        return Got::Error(died::reset(sock));
     }
     Got::Bytes(0)
 }

@@ -137,6 +137,9 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
     if sock.tx.repeat.load(Relaxed) != 0 && !revert::repeat(sock) {
         return Put::Full;
     }
+    if reset_unseen(sock) {
+        return Put::Error(died::reset(sock));
+    }
     let sent = match source {
         Source::Buffers(iov, skip) => iov.tcp_send(sock.fd, skip, TCP_CHUNK, flags),
         Source::File(fd, offset, len) => file_over_tcp(sock.fd, fd, offset, len, flags),
@@ -158,6 +161,7 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
             Put::Bytes(died::swallow(&sock, source.len().min(TCP_CHUNK)))
         }
         Err(libc::EPIPE) if matches!(source, Source::Pipe(..)) => Put::Broken,
+        Err(libc::EPIPE) if reset_unseen(sock) => Put::Error(died::reset(sock)),
         Err(e) => {
             sock.note_error(e);
             Put::Error(e)
@@ -221,8 +225,7 @@ fn onto_ring(sock: Sock, source: Source<'_>) -> Option<Put> {
     }
     if leaving || !peer_lives(sock, &producer) {
         if sock.has(flag::FIN_SEEN) && super::rx::killed_with_unread(&sock) {
-            sock.set(flag::DEAD);
-            return Some(Put::Error(libc::ECONNRESET));
+            return Some(Put::Error(died::reset(sock)));
         }
         revert::finish(sock, protocol::reason::PEER_CLOSING);
         return None;
@@ -462,6 +465,14 @@ fn peer_lives(sock: Sock, producer: &Producer) -> bool {
         return true;
     }
     !ready::note_gone(sock, os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0))
+}
+
+/// A direction went back to TCP, and its peer was killed before it had read what is left on the
+/// ring. TCP would have been reset at once; the kernel, which knows nothing of the ring, got a FIN.
+fn reset_unseen(sock: Sock) -> bool {
+    !sock.has(flag::SHUT_WR)
+        && super::rx::killed_with_unread(&sock)
+        && ready::says_gone(sock, os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0))
 }
 
 /// Free bytes of the ring, for a send that waits.
