@@ -10,7 +10,7 @@ use nix::sys::uio::{pread, pwrite};
 use protocol::ctl::DmbPlace;
 use protocol::ids::DmbToken;
 use protocol::shm::cdc::Cursor;
-use protocol::shm::pair::HOLD_AT;
+use protocol::shm::pair::{HOLD_AT, Order};
 use protocol::shm::{DMB_CODE_MAX, SLOT_LEN, SLOTS_AT, dmb_len, dmbs_at};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -237,11 +237,11 @@ impl Arena {
         }
     }
 
-    /// Says until when the pair in this slot is to stay on TCP. The two ends may see a word that is
-    /// half old for a moment; they look again.
-    pub fn hold(&self, slot: u64, until: u64) -> io::Result<()> {
+    /// The pair in this slot is to stay on TCP. The two ends may see a word that is half old for a
+    /// moment; they look again.
+    pub fn hold(&self, slot: u64, order: Order) -> io::Result<()> {
         let at = slot as i64 + HOLD_AT as i64;
-        pwrite(&self.file, &until.to_ne_bytes(), at)?;
+        pwrite(&self.file, &order.word().to_ne_bytes(), at)?;
         Ok(())
     }
 

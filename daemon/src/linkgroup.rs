@@ -10,6 +10,7 @@ use protocol::ctl::DmbPlace;
 use protocol::ids::{DmbToken, Eid, Role};
 use protocol::reason;
 use protocol::shm::dmb_code;
+use protocol::shm::pair::Order;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -73,6 +74,8 @@ pub struct LinkGroups {
     max_per_uid: usize,
     last_lgr: u32,
     last_pair: u64,
+    /// To stay on TCP, that were given so far.
+    orders: u32,
     groups: BTreeMap<u32, LinkGroup>,
     by_peers: HashMap<Peers, Vec<u32>>,
     by_client: HashMap<u32, HashSet<u32>>,
@@ -87,6 +90,7 @@ impl LinkGroups {
             max_per_uid,
             last_lgr: 0,
             last_pair: 0,
+            orders: 0,
             groups: BTreeMap::new(),
             by_peers: HashMap::new(),
             by_client: HashMap::new(),
@@ -262,16 +266,18 @@ impl LinkGroups {
         }
     }
 
-    /// The pair of this DMB stays on TCP until then. Gives its ends, which may be asleep; `None`:
+    /// The pair of this DMB stays on TCP for a time. Gives its ends, which may be asleep; `None`:
     /// there is no such pair that user `uid` may change.
-    pub fn hold(&self, uid: u32, token: u64, until: u64) -> Option<[u32; 2]> {
+    pub fn hold(&mut self, uid: u32, token: u64, milliseconds: u64) -> Option<[u32; 2]> {
         let of_pair = |pair: &&Pair| pair.ends.iter().any(|end| end.dmb.token == token);
         let pair = self.pairs.values().find(of_pair)?;
         let group = self.groups.get(&pair.lgr)?;
         if uid != 0 && uid != group.uid {
             return None;
         }
-        group.arena.hold(pair.slot, until).ok()?;
+        self.orders = self.orders.checked_add(1).unwrap_or(1);
+        let order = Order::new(self.orders, milliseconds);
+        group.arena.hold(pair.slot, order).ok()?;
         Some(pair.ends.each_ref().map(|end| end.client))
     }
 

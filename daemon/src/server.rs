@@ -24,8 +24,6 @@ use crate::table::{Family, FamilyKey};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, SockFlag, accept4};
-use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_gettime};
 use protocol::ctl::{self, Bell, Claim, DecodeError, Hello, Hold, Message};
 use protocol::ctl::{Release, Reply, Request, Withdraw};
 use std::collections::HashMap;
@@ -115,12 +113,6 @@ impl From<DecodeError> for Broken {
     fn from(e: DecodeError) -> Self {
         Broken::Decode(e)
     }
-}
-
-/// The clock of the programs' deadlines, in nanoseconds.
-fn monotonic() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap_or(TimeSpec::new(0, 0));
-    now.tv_sec() as u64 * 1_000_000_000 + now.tv_nsec() as u64
 }
 
 impl Server {
@@ -348,11 +340,7 @@ impl Server {
         let Some(uid) = self.sessions.get(&id).map(|s| s.uid) else {
             return;
         };
-        let until = match hold.milliseconds {
-            0 => 0,
-            ms => monotonic().saturating_add(ms.saturating_mul(1_000_000)),
-        };
-        let ends = self.groups.hold(uid, hold.token, until);
+        let ends = self.groups.hold(uid, hold.token, hold.milliseconds);
         for end in ends.iter().flatten() {
             let client = self.sessions.get(end).and_then(|s| s.client.as_ref());
             if let (Some(client), Some(ringer)) = (client, &self.ringer) {

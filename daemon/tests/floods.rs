@@ -6,11 +6,12 @@ mod support;
 use daemon::packet::{Packet, receive};
 use daemon::report::{Info, Stats};
 use nix::sys::socket::MsgFlags;
-use protocol::ctl::{Claim, Paired, Refused, Verb, Withdraw};
+use protocol::ctl::{Claim, Paired, Refused, Release, Verb, Withdraw};
 use protocol::ids::Role;
 use protocol::reason;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use support::{Client, Daemon, Files, Tcp, raw_socket};
 
@@ -22,33 +23,81 @@ fn resident() -> usize {
 
 /// Two clients that want to be paired, now.
 fn somebody_is_served(daemon: &Daemon) {
-    let (a, b, link) = (Client::new(daemon), Client::new(daemon), Tcp::new());
+    pair_up(&Client::new(daemon), &Client::new(daemon));
+}
+
+fn pair_up(a: &Client, b: &Client) {
+    let link = Tcp::new();
     a.send(&link.claim(Role::Client, 1));
     b.send(&link.claim(Role::Server, 2));
-    let _: Paired = a.get();
-    let _: Paired = b.get();
+    let [one, other]: [Paired; 2] = [a.get(), b.get()];
+    for (client, pair) in [(a, one.pair), (b, other.pair)] {
+        client.send(&Release { pair });
+    }
+}
+
+/// Does something bad while two others claim one connection after the other; how long those took
+/// from the first claim to the pair.
+fn meanwhile<T>(daemon: &Daemon, act: impl FnOnce() -> T) -> (T, String) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            let (a, b) = (Client::new(daemon), Client::new(daemon));
+            let mut times = Vec::new();
+            while times.is_empty() || !over.load(Ordering::Acquire) {
+                let start = Instant::now();
+                pair_up(&a, &b);
+                times.push(start.elapsed());
+            }
+            times.sort_unstable();
+            times
+        });
+        let done = act();
+        over.store(true, Ordering::Release);
+        let times = others.join().unwrap();
+        let (count, at) = (times.len(), |part: usize| {
+            times[(times.len() - 1) * part / 100]
+        });
+        let text = format!(
+            "{count} claims of others meanwhile: median {:.1?}, 99 % {:.1?}, longest {:.1?}",
+            at(50),
+            at(99),
+            at(100)
+        );
+        (done, text)
+    })
+}
+
+/// Connections with both ends here, none of which has been used.
+fn links(count: usize) -> Vec<Tcp> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let link = |_| {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        Tcp { client, server }
+    };
+    (0..count).map(link).collect()
 }
 
 #[test]
 fn sessions_that_come_and_go() {
-    const SESSIONS: usize = 20_000;
+    const SESSIONS: usize = 100_000;
     let daemon = Daemon::start(|_| {});
     drop(Client::new(&daemon));
     let (start, before) = (Instant::now(), resident());
-    for i in 0..SESSIONS {
-        drop(raw_socket(&daemon));
-        if i % 20 == 0 {
-            drop(Client::new(&daemon));
+    let ((), others) = meanwhile(&daemon, || {
+        for i in 0..SESSIONS {
+            drop(raw_socket(&daemon));
+            if i % 20 == 0 {
+                drop(Client::new(&daemon));
+            }
         }
-        if i % 5000 == 0 {
-            somebody_is_served(&daemon);
-        }
-    }
+    });
     let rate = SESSIONS as f64 / start.elapsed().as_secs_f64();
     daemon.wait_for::<Info>(Verb::Info, |i| i.sessions == 1 && i.clients == 0);
     somebody_is_served(&daemon);
     let more = resident().saturating_sub(before);
-    println!("{SESSIONS} sessions, {rate:.0}/s, {more} bytes more");
+    println!("{SESSIONS} sessions, {rate:.0}/s, {more} bytes more; {others}");
     assert!(more < 16 << 20, "{more} bytes more");
 }
 
@@ -58,14 +107,7 @@ fn claims_without_partners() {
     const ROUNDS: u64 = 40;
     const LINKS: usize = 500;
     let daemon = Daemon::start(|c| c.max_claims_per_second = 0);
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let links: Vec<_> = (0..LINKS / 2)
-        .map(|_| {
-            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (server, _) = listener.accept().unwrap();
-            Tcp { client, server }
-        })
-        .collect();
+    let links = links(LINKS / 2);
     let (start, before) = (Instant::now(), resident());
     for round in 0..ROUNDS {
         let client = Client::new(&daemon);
@@ -99,6 +141,37 @@ fn claims_without_partners() {
     assert!(more < 16 << 20, "{more} bytes more");
 }
 
+/// 20,000 connections that both ends claim, and leave at the start of their handshake: their memory
+/// comes back when they die.
+#[test]
+fn half_done_handshakes() {
+    const ROUNDS: usize = 50;
+    const LINKS: usize = 400;
+    let daemon = Daemon::start(|c| c.max_claims_per_second = 0);
+    let links = links(LINKS);
+    let (start, before) = (Instant::now(), resident());
+    let ((), others) = meanwhile(&daemon, || {
+        for _ in 0..ROUNDS {
+            let (a, b) = (Client::new(&daemon), Client::new(&daemon));
+            for (number, link) in links.iter().enumerate() {
+                a.send(&link.claim(Role::Client, number as u64));
+                b.send(&link.claim(Role::Server, number as u64));
+            }
+            for _ in 0..LINKS {
+                let _: Paired = a.get();
+                let _: Paired = b.get();
+            }
+        }
+    });
+    let rate = (ROUNDS * LINKS) as f64 / start.elapsed().as_secs_f64();
+    daemon.wait_for::<Stats>(Verb::Stats, |s| s.dmbs == 0 && s.link_groups == 0);
+    somebody_is_served(&daemon);
+    let more = resident().saturating_sub(before);
+    let count = ROUNDS * LINKS;
+    println!("{count} handshakes, {rate:.0}/s, {more} bytes more; {others}");
+    assert!(more < 32 << 20, "{more} bytes more");
+}
+
 /// A client may have only so many claims waiting; the next one is told why not.
 #[test]
 fn waiting_claims_are_limited() {
@@ -124,13 +197,20 @@ fn who_never_reads_costs_little() {
         cookie: 1,
         ..Tcp::new().claim(Role::Client, 0)
     };
-    for _ in 0..10 {
-        let deaf = Client::join(&daemon, &Files::new(), "deaf");
-        let packet = Packet::new(&wrong, vec![]);
-        while packet.send(deaf.socket.as_fd(), MsgFlags::empty()).is_ok() {}
-    }
+    let (sent, others) = meanwhile(&daemon, || {
+        let mut sent = 0;
+        for _ in 0..20 {
+            let deaf = Client::join(&daemon, &Files::new(), "deaf");
+            let packet = Packet::new(&wrong, vec![]);
+            while packet.send(deaf.socket.as_fd(), MsgFlags::empty()).is_ok() {
+                sent += 1;
+            }
+        }
+        sent
+    });
     daemon.wait_for::<Info>(Verb::Info, |i| i.clients == 0);
     somebody_is_served(&daemon);
     let more = resident().saturating_sub(before);
+    println!("20 clients, {sent} claims, {more} bytes more; {others}");
     assert!(more < 64 << 20, "{more} bytes more");
 }

@@ -9,7 +9,7 @@ use crate::ids::{Eid, Gid, Role};
 
 pub const MAGIC: u16 = 0x5c10;
 /// Version of everything in this module and of the shared-memory layouts it hands out.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// No message is longer.
 pub const MAX_MESSAGE: usize = 1024;
 /// No message carries more descriptors.
@@ -448,7 +448,7 @@ messages! {
         arg: u64,
     }
     /// Tool → daemon: the pair that this DMB token belongs to goes back to TCP, both directions, and
-    /// stays there for a time ([`crate::shm::pair::PairSlot::held_until`]); 0: it may go onto the
+    /// stays there for a time ([`crate::shm::pair::Order`]); 0: it may go onto the
     /// ring again at once. Answered by [`Reply`].
     Hold = 22 {
         token: u64,

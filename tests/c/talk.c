@@ -8,6 +8,8 @@
  *   talk pump PORT SIZE            exchanges of SIZE bytes until the connection ends; prints how
  *   talk send PORT SIZE            sends blocks of SIZE bytes until the connection ends
  *   talk sink PORT                 receives from one connection, checks the content
+ *   talk storm PORT COUNT          COUNT connections, one after the other: a byte there and back, then
+ *                                  a reset, so that no port is taken afterwards
  *   talk crowd COUNT EXCHANGES     COUNT connections between parent and child, then idle
  */
 #include "common.h"
@@ -259,6 +261,24 @@ static void sink(int port)
     printf("end %s\n", errno_name(n < 0 ? errno : 0));
 }
 
+static void storm(int port, int count)
+{
+    struct linger reset = {.l_onoff = 1};
+    for (int i = 0; i < count; i++) {
+        int fd = connect_at(port);
+        char out = i, in = 0;
+        send_all(fd, &out, 1);
+        recv_all(fd, &in, 1);
+        if (in != out) {
+            puts("content differs");
+            exit(1);
+        }
+        MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof reset));
+        MUST(close(fd));
+    }
+    printf("%d\n", count);
+}
+
 static void crowd_server(int l, int count)
 {
     int ep = MUST(epoll_create1(0));
@@ -322,6 +342,8 @@ int main(int argc, char **argv)
         send_blocks(a, b);
     else if (strcmp(what, "sink") == 0)
         sink(a);
+    else if (strcmp(what, "storm") == 0)
+        storm(a, b);
     else if (strcmp(what, "crowd") == 0)
         crowd(a, b);
     else

@@ -9,6 +9,7 @@
 pub mod artefacts;
 pub mod capture;
 pub mod ccase;
+pub mod cgroup;
 pub mod cpython;
 pub mod hc;
 pub mod lab;

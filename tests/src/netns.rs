@@ -35,6 +35,12 @@ impl Netns {
         must(&format!("ip netns exec {} {words}", self.name));
     }
 
+    /// What a command of a few words in it prints.
+    #[track_caller]
+    pub fn output(&self, words: &str) -> String {
+        must(&format!("ip netns exec {} {words}", self.name))
+    }
+
     /// Loads rules in the language of nft.
     #[track_caller]
     pub fn nft(&self, rules: &str) {
@@ -104,7 +110,7 @@ impl Drop for Netns {
 }
 
 #[track_caller]
-fn must(words: &str) {
+fn must(words: &str) -> String {
     let mut all = words.split_whitespace();
     let program = all.next().expect("a command");
     let done = Command::new(program)
@@ -117,6 +123,7 @@ fn must(words: &str) {
         "{words}: {}",
         String::from_utf8_lossy(&done.stderr)
     );
+    String::from_utf8_lossy(&done.stdout).into_owned()
 }
 
 /// Whether this process may make network namespaces.

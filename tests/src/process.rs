@@ -12,6 +12,13 @@ pub fn cpu_ticks(pid: u32) -> u64 {
     number(11) + number(12)
 }
 
+/// Resident memory of a process in bytes.
+pub fn resident(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).expect("a living process");
+    let pages = text.split_whitespace().nth(1).expect("a second number");
+    pages.parse::<u64>().expect("a number") * 4096
+}
+
 /// Number of open descriptors of a process.
 pub fn fd_count(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd"))

@@ -262,14 +262,36 @@ pub struct PairSlot {
 }
 
 const _: () = assert!(size_of::<PairSlot>() <= SLOT_LEN || cfg!(loom));
-/// Where the daemon writes [`PairSlot::held_until`].
+/// Where the daemon writes an [`Order`].
 pub const HOLD_AT: usize = std::mem::offset_of!(PairSlot, hold);
 
+/// The daemon's order that both directions are to be carried by TCP for a time, which each end
+/// counts by its own clock from when it sees the order: those of two time namespaces differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Order(u64);
+
+impl Order {
+    /// `number` is another one for each order, and not 0. Longer times are cut to 49 days; none:
+    /// the connection may go onto the ring again.
+    pub fn new(number: u32, milliseconds: u64) -> Self {
+        let time = u32::try_from(milliseconds).unwrap_or(u32::MAX);
+        Order(u64::from(number) << 32 | u64::from(time))
+    }
+
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    pub fn milliseconds(self) -> u64 {
+        self.0 & u64::from(u32::MAX)
+    }
+}
+
 impl PairSlot {
-    /// Monotonic nanoseconds until which both directions are to be carried by TCP; a sender that is
-    /// on the ring leaves it. It lies beside the direction words, which every send looks at.
-    pub fn held_until(&self) -> u64 {
-        self.hold.load(Ordering::Relaxed)
+    /// The daemon's last order; a sender that is on the ring leaves it. It lies beside the direction
+    /// words, which every send looks at.
+    pub fn order(&self) -> Order {
+        Order(self.hold.load(Ordering::Relaxed))
     }
 
     /// The direction in which `sender` sends.

@@ -128,8 +128,11 @@ pub struct Tx {
     /// Bytes that had gone over TCP when the direction left the ring.
     pub left: AtomicU64,
     pub backoff: AtomicU32,
-    /// The daemon's order to stay on TCP that was followed last ([`PairSlot::held_until`]).
+    /// The daemon's order to stay on TCP that was followed last ([`PairSlot::order`]).
     pub held: AtomicU64,
+    /// The one that was seen last, and until when it holds by our clock.
+    pub order: AtomicU64,
+    pub until: AtomicU64,
 }
 
 /// Receive half.
@@ -438,6 +441,8 @@ impl Conn {
             &self.tx.retry,
             &self.tx.left,
             &self.tx.held,
+            &self.tx.order,
+            &self.tx.until,
             &self.rx.consumed,
             &self.rx.produced,
             &self.rx.confirmed,

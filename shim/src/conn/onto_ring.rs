@@ -23,7 +23,7 @@ pub fn enter(sock: Sock, slot: &PairSlot) {
     if !is_read(&sock, slot) || slot.gate(sock.role()).state() != GateState::Open {
         return;
     }
-    if revert::held(slot) {
+    if revert::held(&sock, slot) {
         return;
     }
     let Some(held) = sock.tx.lock.try_lock() else {

@@ -4,7 +4,7 @@ use super::{Conn, Sock, flag, handshake, onto_ring, phase, rx, step, tx};
 use crate::{clock, ctx, epoll, fds, os, trace};
 use protocol::reason;
 use protocol::shm::cdc::Place;
-use protocol::shm::pair::{Carrier, Direction, GateState, PairSlot};
+use protocol::shm::pair::{Carrier, Direction, GateState, Order, PairSlot};
 use protocol::shm::sync::fence;
 use protocol::stats::Mode;
 use protocol::trace::Kind;
@@ -35,29 +35,43 @@ pub fn finish(sock: Sock, code: u32) {
     sock.tx.retry.store(0, Relaxed);
 }
 
+/// Until when the daemon's last order holds.
+fn until(conn: &Conn, order: Order) -> u64 {
+    if order.word() != conn.tx.order.load(Acquire) {
+        let until = match order.milliseconds() {
+            0 => 0,
+            ms => clock::now() + ms * 1_000_000,
+        };
+        // Two threads that see it at once differ by as much as they are apart.
+        conn.tx.until.store(until, Relaxed);
+        conn.tx.order.store(order.word(), Release);
+    }
+    conn.tx.until.load(Relaxed)
+}
+
 /// Whether the daemon wants the direction off the ring, on which it is, and nobody followed yet.
 pub fn recalled(conn: &Conn, slot: &PairSlot) -> bool {
-    let until = slot.held_until();
-    if until == conn.tx.held.load(Relaxed) {
+    let order = slot.order();
+    if order.word() == conn.tx.held.load(Relaxed) {
         return false;
     }
-    if clock::now() < until {
+    if clock::now() < until(conn, order) {
         return true;
     }
-    // Over before it was seen.
-    conn.tx.held.store(until, Relaxed);
+    // Over, or taken back, before it was followed.
+    conn.tx.held.store(order.word(), Relaxed);
     false
 }
 
 /// Whether the daemon wants the connection on TCP now.
-pub fn held(slot: &PairSlot) -> bool {
-    let until = slot.held_until();
-    until != 0 && clock::now() < until
+pub fn held(conn: &Conn, slot: &PairSlot) -> bool {
+    let order = slot.order();
+    order.milliseconds() != 0 && clock::now() < until(conn, order)
 }
 
 /// The sending direction leaves the ring as the daemon wants. The caller holds the lock.
 pub fn follow_recall(sock: Sock, slot: &PairSlot) {
-    sock.tx.held.store(slot.held_until(), Relaxed);
+    sock.tx.held.store(slot.order().word(), Relaxed);
     finish(sock, reason::REVERTED);
 }
 

@@ -67,7 +67,7 @@ impl Reg {
             slot.direction(sock.role()).load().word(),
             slot.direction(sock.role().peer()).load().word(),
             // A wish of the daemon's.
-            slot.held_until(),
+            slot.order().word(),
             sock.tx.produced.load(Relaxed),
             self.armed.load(Acquire),
             both(sock.flags.load(Relaxed), sock.owed.load(Relaxed)),

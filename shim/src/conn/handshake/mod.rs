@@ -80,7 +80,7 @@ fn has_turn(sock: Sock, slot: &PairSlot) -> bool {
         step::ACCEPT | step::CONFIRM | step::ACK | step::DECLINE => true,
         // A sender that TCP makes wait runs when the reader takes something, and so finds the
         // reader's gate shut each time.
-        step::ESTABLISHED => onto_ring::is_read(&sock, slot) && !revert::held(slot),
+        step::ESTABLISHED => onto_ring::is_read(&sock, slot) && !revert::held(&sock, slot),
         _ => false,
     }
 }
