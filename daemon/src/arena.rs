@@ -173,17 +173,18 @@ impl Arena {
         Ok(place)
     }
 
-    /// A slot and two DMBs of these size codes, or nothing at all.
+    /// A slot and two DMBs of these users and size codes, or nothing at all. One from the pool goes on
+    /// to count for whom it was cut off.
     pub fn take_pair(
         &mut self,
         device: &mut LoopbackDevice,
-        uid: u32,
+        owners: [u32; 2],
         codes: [u8; 2],
     ) -> Result<(u64, [DmbPlace; 2]), ArenaError> {
         let slot = self.take_slot()?;
         let mut got = Vec::with_capacity(2);
         let mut cut = 0;
-        for code in codes {
+        for (uid, code) in owners.into_iter().zip(codes) {
             let before = self.tokens.len();
             match self.take_dmb(device, uid, code) {
                 Ok(place) => got.push(place),

@@ -108,14 +108,14 @@ impl Diag {
     }
 
     /// Believes a claim only as far as the kernel confirms it; else the reason for a refusal.
-    /// Root may claim any socket, others their own.
-    pub fn verify(&mut self, claim: &Claim, uid: u32) -> Result<(), u32> {
+    /// `may`: whether the claimant may claim sockets of a user.
+    pub fn verify(&mut self, claim: &Claim, may: impl Fn(u32) -> bool) -> Result<(), u32> {
         if claim.netns != self.netns {
             return Err(reason::NOT_VERIFIED);
         }
         let found = self.lookup(&claim.local, &claim.peer);
         let socket = found.ok().flatten().ok_or(reason::NOT_VERIFIED)?;
-        if socket.cookie != claim.cookie || (uid != 0 && socket.uid != uid) {
+        if socket.cookie != claim.cookie || !may(socket.uid) {
             return Err(reason::NOT_VERIFIED);
         }
         match socket.state {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     pub client: u32,
+    pub uid: u32,
     pub rmb_size: u32,
 }
 
@@ -58,7 +59,8 @@ type Peers = (u32, u32);
 pub struct LinkGroup {
     pub lgr: u32,
     pub peers: Peers,
-    pub uid: u32,
+    /// Users of the peers, in their order; mostly the same.
+    pub uids: [u32; 2],
     pub pairs: usize,
     pub arena: Arena,
     /// One of the clients is gone.
@@ -81,6 +83,13 @@ pub struct LinkGroups {
     by_client: HashMap<u32, HashSet<u32>>,
     pairs: HashMap<u64, Pair>,
     pairs_of: HashMap<u32, HashSet<u64>>,
+}
+
+impl LinkGroup {
+    /// Whether user `uid` may look at it and change it: root, and who has an end of it.
+    pub fn is_for(&self, uid: u32) -> bool {
+        uid == 0 || self.uids.contains(&uid)
+    }
 }
 
 impl LinkGroups {
@@ -127,7 +136,7 @@ impl LinkGroups {
             let Some(group) = self.groups.get(&pair.lgr) else {
                 continue;
             };
-            for end in pair.ends.iter().filter(|_| uid == 0 || uid == group.uid) {
+            for end in pair.ends.iter().filter(|_| group.is_for(uid)) {
                 if let Some(head) = group.arena.head(&end.dmb) {
                     heads.insert(end.dmb.token, head);
                 }
@@ -136,24 +145,19 @@ impl LinkGroups {
         heads
     }
 
-    /// Memory for a connection between two clients of user `uid`. Where what they want does not
-    /// fit, smaller DMBs do. `Err` is a reason.
+    /// Memory for a connection between two clients; each end's DMB counts for its user. Where what
+    /// they want does not fit, smaller DMBs do. `Err` is a reason.
     pub fn open(
         &mut self,
         device: &mut LoopbackDevice,
-        uid: u32,
         client: Wanted,
         server: Wanted,
     ) -> Result<NewPair, u32> {
         let codes = [client, server].map(|w| dmb_code(w.rmb_size));
-        let peers = (
-            client.client.min(server.client),
-            client.client.max(server.client),
-        );
         let mut why = reason::MEM;
         for less in 0..=codes[0].max(codes[1]) {
             let codes = codes.map(|c| c.saturating_sub(less));
-            match self.open_sized(device, uid, peers, codes) {
+            match self.open_sized(device, [client, server], codes) {
                 Ok((lgr, slot, dmbs, fresh)) => {
                     return Ok(self.enter(lgr, slot, dmbs, fresh, [client.client, server.client]));
                 }
@@ -166,26 +170,35 @@ impl LinkGroups {
     fn open_sized(
         &mut self,
         device: &mut LoopbackDevice,
-        uid: u32,
-        peers: Peers,
+        ends: [Wanted; 2],
         codes: [u8; 2],
     ) -> Result<(u32, u64, [DmbPlace; 2], bool), u32> {
+        let owners = ends.map(|e| e.uid);
+        let [smaller, larger] = if ends[0].client <= ends[1].client {
+            ends
+        } else {
+            [ends[1], ends[0]]
+        };
+        let peers = (smaller.client, larger.client);
         for lgr in self.by_peers.get(&peers).into_iter().flatten() {
             if let Some(group) = self.groups.get_mut(lgr) {
-                match take(device, uid, &mut group.arena, codes) {
+                match take(device, owners, &mut group.arena, codes) {
                     Ok((slot, dmbs)) => return Ok((*lgr, slot, dmbs, false)),
                     Err(ArenaError::Full) => {}
                     Err(ArenaError::Device(e)) => return Err(e.reason()),
                 }
             }
         }
-        if self.groups.values().filter(|g| g.uid == uid).count() >= self.max_per_uid {
-            return Err(reason::MEM);
+        for uid in owners {
+            let theirs = self.groups.values().filter(|g| g.uids.contains(&uid));
+            if theirs.count() >= self.max_per_uid {
+                return Err(reason::MEM);
+            }
         }
         let mut arena = Arena::new(self.arena_len).map_err(|_| reason::MEM)?;
-        match take(device, uid, &mut arena, codes) {
+        match take(device, owners, &mut arena, codes) {
             Ok((slot, dmbs)) => {
-                let lgr = self.add_group(uid, peers, arena);
+                let lgr = self.add_group([smaller.uid, larger.uid], peers, arena);
                 Ok((lgr, slot, dmbs, true))
             }
             Err(e) => {
@@ -198,7 +211,7 @@ impl LinkGroups {
         }
     }
 
-    fn add_group(&mut self, uid: u32, peers: Peers, arena: Arena) -> u32 {
+    fn add_group(&mut self, uids: [u32; 2], peers: Peers, arena: Arena) -> u32 {
         loop {
             self.last_lgr = self.last_lgr.wrapping_add(0x100);
             if self.last_lgr != 0 && !self.groups.contains_key(&self.last_lgr) {
@@ -209,7 +222,7 @@ impl LinkGroups {
         let group = LinkGroup {
             lgr,
             peers,
-            uid,
+            uids,
             pairs: 0,
             arena,
             dying: false,
@@ -272,7 +285,7 @@ impl LinkGroups {
         let of_pair = |pair: &&Pair| pair.ends.iter().any(|end| end.dmb.token == token);
         let pair = self.pairs.values().find(of_pair)?;
         let group = self.groups.get(&pair.lgr)?;
-        if uid != 0 && uid != group.uid {
+        if !group.is_for(uid) {
             return None;
         }
         self.orders = self.orders.checked_add(1).unwrap_or(1);
@@ -375,11 +388,11 @@ impl LinkGroups {
 /// Slot and two DMBs, each attached by its other end.
 fn take(
     device: &mut LoopbackDevice,
-    uid: u32,
+    owners: [u32; 2],
     arena: &mut Arena,
     codes: [u8; 2],
 ) -> Result<(u64, [DmbPlace; 2]), ArenaError> {
-    let (slot, dmbs) = arena.take_pair(device, uid, codes)?;
+    let (slot, dmbs) = arena.take_pair(device, owners, codes)?;
     for place in dmbs {
         device.attach_dmb(DmbToken(place.token))?;
     }
@@ -408,7 +421,11 @@ mod tests {
     const UID: u32 = 1;
 
     fn wanted(client: u32, rmb_size: u32) -> Wanted {
-        Wanted { client, rmb_size }
+        Wanted {
+            client,
+            uid: UID,
+            rmb_size,
+        }
     }
 
     fn setup() -> (LoopbackDevice, LinkGroups) {
@@ -421,7 +438,7 @@ mod tests {
         let (mut device, mut groups) = setup();
         let mut open = |a, b| {
             let new = groups
-                .open(&mut device, UID, wanted(a, 0), wanted(b, 0))
+                .open(&mut device, wanted(a, 0), wanted(b, 0))
                 .unwrap();
             (new.lgr, new.fresh.is_some(), new.sides)
         };
@@ -435,12 +452,12 @@ mod tests {
     fn a_group_with_a_dead_client_takes_no_new_pair() {
         let (mut device, mut groups) = setup();
         let first = groups
-            .open(&mut device, UID, wanted(1, 0), wanted(2, 0))
+            .open(&mut device, wanted(1, 0), wanted(2, 0))
             .unwrap();
         assert_eq!(groups.client_gone(&mut device, 1), [(2, first.id)]);
         // Numbers of clients may come again after a very long time.
         let second = groups
-            .open(&mut device, UID, wanted(1, 0), wanted(2, 0))
+            .open(&mut device, wanted(1, 0), wanted(2, 0))
             .unwrap();
         assert_ne!(second.lgr, first.lgr);
         assert!(groups.release(&mut device, 2, first.id));
@@ -457,7 +474,11 @@ mod tests {
         let mut device = LoopbackDevice::new(Gid::default(), 1000, 1 << 30);
         let mut groups = LinkGroups::new(MIN_ARENA, 1);
         let mut open = |uid, b| {
-            let new = groups.open(&mut device, uid, wanted(1, 0), wanted(b, 0));
+            let [one, other] = [1, b].map(|client| Wanted {
+                uid,
+                ..wanted(client, 0)
+            });
+            let new = groups.open(&mut device, one, other);
             new.map(|n| n.lgr)
         };
         assert_eq!(open(UID, 2), Ok(0x100));
@@ -478,7 +499,7 @@ mod tests {
                     0..=9 => {
                         let mut end = || wanted(rng.gen_range(1..5), rng.gen_range(0..1 << 20));
                         let (c, s) = (end(), end());
-                        if let Ok(new) = groups.open(&mut device, UID, c, s) {
+                        if let Ok(new) = groups.open(&mut device, c, s) {
                             open.push((new, [Some(c.client), Some(s.client)]));
                         }
                     }

@@ -103,9 +103,9 @@ impl Namespaces {
     }
 
     /// As [`Diag::verify`], where the claim says that its socket is.
-    pub fn verify(&mut self, claim: &Claim, uid: u32) -> Result<(), u32> {
+    pub fn verify(&mut self, claim: &Claim, may: impl Fn(u32) -> bool) -> Result<(), u32> {
         match self.all.get_mut(&claim.netns) {
-            Some(namespace) => namespace.diag.verify(claim, uid),
+            Some(namespace) => namespace.diag.verify(claim, may),
             None => Err(reason::NETNS),
         }
     }

@@ -31,7 +31,7 @@ impl Server {
             return self.refuse((id, claim.claim), why);
         }
         self.find_namespace(id, claim.netns);
-        if let Err(why) = self.namespaces.verify(&claim, uid) {
+        if let Err(why) = self.verify(&claim, uid) {
             return self.refuse((id, claim.claim), why);
         }
         let older = self.claims.insert(id, claim);
@@ -42,6 +42,14 @@ impl Server {
             Some(partner) => self.meet(((id, claim.claim), claim), partner),
             None => self.look_across((id, claim.claim), claim),
         }
+    }
+
+    /// Root may claim any socket, others their own and those of users they trust: a process that has
+    /// changed its user holds some of both.
+    fn verify(&mut self, claim: &Claim, uid: u32) -> Result<(), u32> {
+        let policy = self.policy.policy();
+        let may = |owner| uid == 0 || policy.trusts(uid, owner);
+        self.namespaces.verify(claim, may)
     }
 
     /// A claim may come from a namespace that its process had not entered when it said Hello.
@@ -61,12 +69,12 @@ impl Server {
     pub(crate) fn meet(&mut self, newer: (ClaimId, Claim), older: (ClaimId, Claim)) {
         let ((id, claim), (partner_id, partner)) = (newer, older);
         let uid_of = |id: ClaimId| self.sessions.get(&id.0).map(|s| s.uid);
-        let (Some(uid), partner_uid) = (uid_of(id), uid_of(partner_id)) else {
+        let (Some(uid), Some(partner_uid)) = (uid_of(id), uid_of(partner_id)) else {
             return;
         };
         let why = if partner.cookie == claim.cookie && partner.netns == claim.netns {
             Some(reason::SELF_CONNECT)
-        } else if partner_uid != Some(uid) {
+        } else if !self.policy.policy().trusts(uid, partner_uid) {
             Some(reason::OTHER_UID)
         } else {
             None
@@ -79,8 +87,8 @@ impl Server {
         }
         // A claim may have waited for long.
         let mut good = true;
-        for (id, claim) in [older, newer] {
-            if let Err(why) = self.namespaces.verify(&claim, uid) {
+        for ((id, claim), uid) in [(older, partner_uid), (newer, uid)] {
+            if let Err(why) = self.verify(&claim, uid) {
                 self.claims.remove(id);
                 self.refuse(id, why);
                 good = false;
@@ -95,7 +103,7 @@ impl Server {
             Role::Client => [(id.0, claim), (partner_id.0, partner)],
             Role::Server => [(partner_id.0, partner), (id.0, claim)],
         };
-        if let Err(why) = self.pair(uid, &ends) {
+        if let Err(why) = self.pair(&ends) {
             for (client, claim) in &ends {
                 self.refuse((*client, claim.claim), why);
             }
@@ -103,12 +111,17 @@ impl Server {
     }
 
     /// Gives both ends their memory; client end first.
-    pub(crate) fn pair(&mut self, uid: u32, ends: &[(u32, Claim); 2]) -> Result<(), u32> {
-        let [client, server] = ends.each_ref().map(|(client, claim)| Wanted {
-            client: *client,
-            rmb_size: claim.rmb_size,
-        });
-        let pair = self.groups.open(&mut self.device, uid, client, server)?;
+    pub(crate) fn pair(&mut self, ends: &[(u32, Claim); 2]) -> Result<(), u32> {
+        let wanted = |(client, claim): &(u32, Claim)| -> Result<Wanted, u32> {
+            let session = self.sessions.get(client).ok_or(reason::INTERR)?;
+            Ok(Wanted {
+                client: *client,
+                uid: session.uid,
+                rmb_size: claim.rmb_size,
+            })
+        };
+        let (client, server) = (wanted(&ends[0])?, wanted(&ends[1])?);
+        let pair = self.groups.open(&mut self.device, client, server)?;
         if pair.fresh.is_some() {
             self.groups.agree(pair.lgr, self.eids.matching());
         }

@@ -213,7 +213,7 @@ pub struct LinkGroup {
     pub peer_os: String,
     /// By which both ends found each other on first contact.
     pub eid: String,
-    pub uid: u32,
+    pub uids: [u32; 2],
     pub pids: [u32; 2],
     pub programs: [String; 2],
     pub pairs: u64,

@@ -16,7 +16,8 @@
 #include <arpa/inet.h>
 #include <sys/resource.h>
 
-/* TALK_AT: address of the server, instead of 127.0.0.1. TALK_FROM: port of the client. */
+/* TALK_AT: address of the server, instead of 127.0.0.1. TALK_FROM: port of the client. TALK_DROP: user
+ * that the server's children become. */
 static socklen_t address(struct sockaddr_storage *a, int port)
 {
     const char *at = getenv("TALK_AT");
@@ -100,6 +101,8 @@ static void serve(int port, int connections)
             echo(fd);
         } else if (MUST(fork()) == 0) {
             close(l);
+            if (getenv("TALK_DROP") != NULL)
+                MUST(setuid(atoi(getenv("TALK_DROP"))));
             echo(fd);
             exit(0);
         } else {

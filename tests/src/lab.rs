@@ -38,6 +38,32 @@ impl Lab {
         lab
     }
 
+    /// As [`Lab::start`], with a policy file of the host, and open to all users.
+    #[track_caller]
+    pub fn start_for_all(policy: &str) -> Lab {
+        let mut lab = Lab::without_daemon();
+        let file = lab.dir().join("host.toml");
+        fs::write(&file, policy).expect("a file in the temporary directory");
+        lab.args = vec!["--config".into(), file.display().to_string()];
+        lab.start_daemon();
+        // The build may lie where only root can read.
+        fs::copy(artefacts::library(), lab.library()).expect("a copy of the library");
+        let open = |path: &Path| {
+            let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+            fs::set_permissions(path, all).expect("a path of ours");
+        };
+        open(lab.dir());
+        if lab.daemon.is_some() {
+            open(&lab.socket());
+        }
+        lab
+    }
+
+    /// The library in a laboratory for all users.
+    pub fn library(&self) -> PathBuf {
+        self.dir().join("libsmclo.so")
+    }
+
     /// As [`Lab::start`], the daemon through another program that executes it.
     #[track_caller]
     pub fn start_through(prefix: &[&str]) -> Lab {

@@ -26,6 +26,25 @@ pub fn fd_count(pid: u32) -> usize {
         .count()
 }
 
+/// Acts as another user. Only root can; in a thread, because the raw call changes that thread alone.
+pub fn as_user<T: Send>(uid: u32, act: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            // SAFETY: a system call on integers.
+            let done = unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) };
+            assert_eq!(done, 0, "setresuid");
+            act()
+        });
+        other.join().expect("the other user's part")
+    })
+}
+
+/// Whether this process is root.
+pub fn is_root() -> bool {
+    // SAFETY: geteuid cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
 /// Lets a process run on one CPU only, or on all.
 pub fn bind(pid: u32, cpu: Option<usize>) {
     // SAFETY: zeros are a valid set; it lives in this frame.

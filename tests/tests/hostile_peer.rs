@@ -295,11 +295,15 @@ fn lying_counts(link: &mut Link, _: &mut Session, random: &mut Stream) {
     }
 }
 
-fn attack_all(how: &str) {
+/// `uid`: the attacker's, where the host's policy lets it share memory with root.
+fn attack_all(how: &str, uid: Option<u32>) {
     if plain_only() {
         return;
     }
-    let lab = Lab::start();
+    let lab = match uid {
+        Some(uid) => Lab::start_for_all(&format!("trust = [[0, {uid}]]")),
+        None => Lab::start(),
+    };
     let mut victim = victim(&lab, how);
     let seed = match std::env::var("SMCLO_TEST_SEED") {
         Ok(seed) => seed.parse().expect("SMCLO_TEST_SEED is a number"),
@@ -311,19 +315,24 @@ fn attack_all(how: &str) {
     for round in 0..rounds(2, 60) {
         // Talks with the program all the time.
         let other = bystander(&lab, victim.port, 1500);
-        let mut session = Session::join(&lab.socket());
-        for (name, attack) in ATTACKS {
-            let mut link = established(&mut session, victim.port);
-            attack(&mut link, &mut session, &mut random);
-            // Whatever it makes of it: it is woken, and has something to read.
-            let _ = link.tcp.write_all(&[0; 100]);
-            link.wake();
-            std::thread::sleep(Duration::from_millis(2));
-            drop(link);
-            assert!(victim.program.alive(), "{name}: {}", victim.program.stop());
-            attacks += 1;
+        let mut all = || {
+            let mut session = Session::join(&lab.socket());
+            for (name, attack) in ATTACKS {
+                let mut link = established(&mut session, victim.port);
+                attack(&mut link, &mut session, &mut random);
+                // Whatever it makes of it: it is woken, and has something to read.
+                let _ = link.tcp.write_all(&[0; 100]);
+                link.wake();
+                std::thread::sleep(Duration::from_millis(2));
+                drop(link);
+                assert!(victim.program.alive(), "{name}");
+                attacks += 1;
+            }
+        };
+        match uid {
+            Some(uid) => process::as_user(uid, all),
+            None => all(),
         }
-        drop(session);
         let said = other.finish();
         assert!(
             said.success() && said.stdout.ends_with("\nend\n"),
@@ -341,19 +350,29 @@ fn attack_all(how: &str) {
     std::thread::sleep(Duration::from_millis(1000));
     let used = process::cpu_ticks(victim.program.pid()) - ticks;
     assert!(used <= 2, "the program used {used} ticks when all was over");
-    println!("{attacks} attacks on talk {how}: 0 crashed, 0 hung, 0 bytes of others lost");
+    println!(
+        "{attacks} attacks on talk {how} (uid {uid:?}): 0 crashed, 0 hung, 0 bytes of others lost"
+    );
     victim.program.stop();
     lab.assert_clean();
 }
 
 #[test]
 fn scribbling_at_a_threaded_server() {
-    attack_all("threads");
+    attack_all("threads", None);
 }
 
 #[test]
 fn scribbling_at_an_event_loop() {
-    attack_all("events");
+    attack_all("events", None);
+}
+
+#[test]
+fn scribbling_of_another_user() {
+    if process::is_root() {
+        attack_all("threads", Some(65534));
+        attack_all("events", Some(65534));
+    }
 }
 
 /// What a peer has of others: nothing but the arena of its own pairs, which it cannot resize, nor open

@@ -35,7 +35,7 @@ impl Server {
     }
 
     pub(super) fn link_group_report(&self, uid: u32) -> Vec<report::LinkGroup> {
-        let mine = self.groups.iter().filter(|g| uid == 0 || g.uid == uid);
+        let mine = self.groups.iter().filter(|g| g.is_for(uid));
         let host = nix::unistd::gethostname().unwrap_or_default();
         let sndbufs = self.sndbufs();
         let all = mine.map(|g| {
@@ -50,7 +50,7 @@ impl Server {
                 peer_host: host.to_string_lossy().into_owned(),
                 peer_os: "Linux".into(),
                 eid: crate::eid::text(&g.eid),
-                uid: g.uid,
+                uids: g.uids,
                 pids: ends.map(|s| s.map_or(0, |s| s.pid)),
                 programs: ends.map(|s| s.map_or(String::new(), |s| printable(&s.program()))),
                 pairs: g.pairs as u64,

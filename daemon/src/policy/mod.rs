@@ -125,7 +125,17 @@ pub struct Limits {
 pub struct Policy {
     pub change: Change,
     pub rules: Vec<Rule>,
+    /// Users who share memory with each other, root like any (system's file only).
+    pub trust: Vec<Vec<u32>>,
     pub limits: Limits,
+}
+
+impl Policy {
+    /// Whether two users share memory: whoever is the same, and those who were said to.
+    pub fn trusts(&self, one: u32, other: u32) -> bool {
+        let both = |group: &Vec<u32>| group.contains(&one) && group.contains(&other);
+        one == other || self.trust.iter().any(both)
+    }
 }
 
 fn apply(settings: &mut Settings, change: &Change) {
@@ -244,6 +254,18 @@ mod tests {
         assert_eq!(settings(&[&policy], WEB).accelerate, 1);
         assert!(allows(&[&policy], WEB, [&v4(1, 80), &v4(1, 9)]));
         assert!(!allows(&[&policy], WEB, [&v4(1, 81), &v4(1, 9)]));
+    }
+
+    #[test]
+    fn users_trust_each_other_within_a_group() {
+        let policy = policy("trust = [['root', 33], [33, 44, 45]]");
+        let all = [0, 33, 44, 45, 46];
+        let trusts = |a: u32| all.map(|b| policy.trusts(a, b));
+        assert_eq!(trusts(0), [true, true, false, false, false]);
+        assert_eq!(trusts(33), [true, true, true, true, false]);
+        assert_eq!(trusts(44), [false, true, true, true, false]);
+        assert_eq!(trusts(46), [false, false, false, false, true]);
+        assert!(!Policy::default().trusts(0, 33));
     }
 
     #[test]

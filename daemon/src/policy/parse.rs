@@ -43,8 +43,8 @@ impl Parsed {
 const MAX_RULES: usize = 1000;
 const SPIN_MAX: u64 = 10_000;
 
-const TOP: &str = "accelerate, when, claim_after_exchanges, claim_after_bytes, mode, \
-                   receive_buffer, spin_us, connections, rule, limits";
+const SETTINGS: &str = "accelerate, when, claim_after_exchanges, claim_after_bytes, mode, \
+                        receive_buffer, spin_us, connections";
 
 /// Reads a policy. `system`: it is the system's file, which may name users and set limits.
 pub fn parse(text: &str, system: bool) -> Parsed {
@@ -120,9 +120,17 @@ impl Reader<'_> {
             match name {
                 "rule" => policy.rules = self.rules(value),
                 "limits" if self.system => policy.limits = self.limits(value),
-                "limits" => self.say(key.span(), false, "limits count only in the system's file"),
+                "trust" if self.system => policy.trust = self.trust(value),
+                "limits" | "trust" => {
+                    let text = format!("{name} counts only in the system's file");
+                    self.say(key.span(), false, text);
+                }
                 _ if self.change(&mut policy.change, name, value) => {}
-                _ => self.unknown(key.span(), name, TOP),
+                _ => self.unknown(
+                    key.span(),
+                    name,
+                    &format!("{SETTINGS}, rule, limits, trust"),
+                ),
             }
         }
         policy
@@ -195,7 +203,7 @@ impl Reader<'_> {
                     settings.push((name, key.span()))
                 }
                 _ => {
-                    let known = format!("program, uid, port, address, {}", &TOP[..TOP.len() - 14]);
+                    let known = format!("program, uid, port, address, {SETTINGS}");
                     self.unknown(key.span(), name, &known);
                 }
             }
@@ -230,6 +238,18 @@ impl Reader<'_> {
             Some(all) => all.iter().filter_map(|v| self.take(key, one(v))).collect(),
             None => self.take(key, one(value)).into_iter().collect(),
         }
+    }
+
+    fn trust(&mut self, value: Value<'_, '_>) -> Vec<Vec<u32>> {
+        let groups = value.get_ref().as_array();
+        let Some(groups) = groups.filter(|all| all.iter().all(|g| g.get_ref().is_array())) else {
+            let why = "trust: lists of users within a list, such as [[\"root\", \"www-data\"]]";
+            self.error(value.span(), why);
+            return Vec::new();
+        };
+        let all = groups.iter();
+        all.map(|group| self.list("trust", group, |v| user(v, true)))
+            .collect()
     }
 
     fn limits(&mut self, value: Value<'_, '_>) -> Limits {
@@ -408,6 +428,14 @@ mod tests {
             ),
             ("rule = 1", "line 1, column 8: error: rules are"),
             (
+                "trust = ['root', 'daemon']",
+                "line 1, column 9: error: trust: lists of users",
+            ),
+            (
+                "trust = [[0], ['no-such-user-here']]",
+                "line 1, column 16: error: trust: there is no such user",
+            ),
+            (
                 "accelerate = 1",
                 "line 1, column 14: error: accelerate: say true or false",
             ),
@@ -444,12 +472,18 @@ mod tests {
     #[test]
     fn a_user_has_no_limits_and_no_names() {
         let parsed = parse(
-            "[limits]\ndmbs = 4\n[[rule]]\nuid = 'root'\nspin_us = 1",
+            "trust = [[0, 1]]\n[limits]\ndmbs = 4\n[[rule]]\nuid = 'root'\nspin_us = 1",
             false,
         );
         assert!(!parsed.is_valid());
         let said: Vec<_> = parsed.findings.iter().map(Finding::to_string).collect();
-        assert!(said[0].contains("only in the system's file"), "{said:?}");
+        for text in [
+            "trust counts only",
+            "limits counts only",
+            "users are named only",
+        ] {
+            assert!(said.iter().any(|s| s.contains(text)), "{said:?}");
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub fn link_groups(all: &[LinkGroup]) -> String {
     for g in all {
         table.row(vec![
             Cell::new(&g.lgr),
-            Cell::number(g.uid),
+            Cell::number(users(g)),
             Cell::number(g.pairs),
             Cell::number(g.dmbs),
             Cell::number(g.dmbs_pooled),
@@ -83,7 +83,7 @@ pub fn link_group_details(all: &[LinkGroup]) -> String {
             ),
             ("Arena", bytes(g.arena_bytes)),
             ("State", state(g).into()),
-            ("UID", g.uid.to_string()),
+            ("UID", users(g)),
             ("Processes", [end(g, 0), end(g, 1)].join(" ")),
         ])
     });
@@ -92,6 +92,14 @@ pub fn link_group_details(all: &[LinkGroup]) -> String {
 
 fn or_none(text: &str) -> String {
     if text.is_empty() { "none" } else { text }.into()
+}
+
+/// Mostly one.
+fn users(g: &LinkGroup) -> String {
+    match g.uids {
+        [one, other] if one != other => format!("{one},{other}"),
+        [one, _] => one.to_string(),
+    }
 }
 
 fn state(g: &LinkGroup) -> &'static str {

@@ -192,7 +192,9 @@ fn remedy(reason: &str) -> &'static str {
     match reason {
         "NO_PEER_YET" => "start the program at the other end with \"smclo run\" too",
         "NOT_YET" => "nothing: it has had little traffic",
-        "OTHER_UID" => "run both ends as the same user",
+        "OTHER_UID" => {
+            "run both ends as the same user, or let the two users trust each other in the host's policy file"
+        }
         "NO_DAEMON" | "DAEMON_VERSION" => "start smclod, of the same version",
         "POLICY_OFF" | "POLICY_LIMIT" => "see the policy files",
         "LIMITS" | "MEM" | "MAX_DMB" => "raise the limits of the process or of smclod",
