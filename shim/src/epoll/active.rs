@@ -17,16 +17,15 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 /// Hot registrations of a set.
 pub const MAX: usize = 1 << 16;
 /// Looks in vain after which a registration becomes cold.
-const PATIENCE: u32 = 64;
+const PATIENCE: u32 = 16;
 const GROUP_WORDS: usize = lgr::MAX / 64;
 
 pub struct Active {
-    /// Registrations, index + 1, or 0; mapped when first needed.
+    /// Registrations, index + 1, without gaps; mapped when first needed.
     list: AtomicPtr<AtomicU32>,
-    /// No place from here on is in use.
-    high: AtomicU32,
-    /// No place before this one is free.
-    free: AtomicU32,
+    len: AtomicU32,
+    /// Counts those that were moved into the gap that another has left.
+    moves: AtomicU32,
     /// Link groups in which a connection is or was cold: a bit for each.
     groups: [AtomicU64; GROUP_WORDS],
 }
@@ -35,8 +34,8 @@ impl Active {
     pub const fn new() -> Self {
         Active {
             list: AtomicPtr::new(std::ptr::null_mut()),
-            high: AtomicU32::new(0),
-            free: AtomicU32::new(0),
+            len: AtomicU32::new(0),
+            moves: AtomicU32::new(0),
             groups: [const { AtomicU64::new(0) }; GROUP_WORDS],
         }
     }
@@ -61,62 +60,79 @@ impl Active {
         unsafe { std::slice::from_raw_parts(at, MAX) }
     }
 
-    /// Places of which some may be empty.
+    /// The places in use. One may be found empty when another thread has just taken it off.
     pub fn places(&self) -> &'static [AtomicU32] {
-        let high = self.high.load(Acquire) as usize;
-        self.all().get(..high).unwrap_or(&[])
+        let len = self.len.load(Acquire) as usize;
+        self.all().get(..len).unwrap_or(&[])
+    }
+
+    /// A walk through the list may miss what was moved meanwhile: one that has found nothing is
+    /// repeated when this has changed since before.
+    pub fn moves(&self) -> u32 {
+        self.moves.load(Acquire)
     }
 
     /// The caller holds [`LISTS`].
     fn insert(&self, reg: &Reg) -> bool {
-        let from = self.free.load(Relaxed);
-        let rest = self.all().get(from as usize..).unwrap_or(&[]);
-        let free = rest.iter().position(|place| place.load(Relaxed) == 0);
-        let (Some(at), Some(place)) = (free, free.and_then(|at| rest.get(at))) else {
+        let at = self.len.load(Relaxed);
+        let Some(place) = self.all().get(at as usize) else {
             return false;
         };
-        let at = from + at as u32;
         reg.place.store(at + 1, Relaxed);
         // SYNC: cold. Before the hint is taken off.
         place.store(reg.index() + 1, SeqCst);
-        self.free.store(at + 1, Relaxed);
-        if self.high.load(Relaxed) <= at {
-            self.high.store(at + 1, SeqCst);
-        }
+        self.len.store(at + 1, SeqCst);
         true
     }
 
-    /// The caller holds [`LISTS`].
+    /// The last takes the place of the one that goes, so that a walk costs what is hot. The caller
+    /// holds [`LISTS`].
     fn take_out(&self, reg: &Reg) {
         let Some(at) = reg.place.swap(0, Relaxed).checked_sub(1) else {
             return;
         };
         let all = self.all();
-        if let Some(place) = all.get(at as usize) {
-            place.store(0, Release);
-        }
-        self.free.fetch_min(at, Relaxed);
-        let mut high = self.high.load(Relaxed);
-        while let Some(last) = high.checked_sub(1)
-            && all
-                .get(last as usize)
-                .is_some_and(|place| place.load(Relaxed) == 0)
+        let Some(end) = self.len.load(Relaxed).checked_sub(1) else {
+            return;
+        };
+        let (Some(gap), Some(last)) = (all.get(at as usize), all.get(end as usize)) else {
+            return;
+        };
+        if at != end
+            && let Some(moved) = reg::get(last.load(Relaxed).wrapping_sub(1))
         {
-            high = last;
+            moved.place.store(at + 1, Relaxed);
+            gap.store(moved.index() + 1, Release);
+            // Whoever finds the old place empty finds this changed, unless it has seen the new one.
+            self.moves.fetch_add(1, AcqRel);
         }
-        self.high.store(high, Release);
+        last.store(0, Release);
+        self.len.store(end, Release);
     }
 }
 
 /// The registration in a place of the list.
 pub fn at(place: &AtomicU32) -> Option<&'static Reg> {
-    reg::get(place.load(Relaxed).wrapping_sub(1))
+    reg::get(place.load(Acquire).wrapping_sub(1))
 }
 
 impl Set {
     /// The hot registrations.
     pub fn hot(&self) -> impl Iterator<Item = &'static Reg> {
         self.active.places().iter().filter_map(at)
+    }
+
+    /// Whether `f` holds for one of them.
+    pub fn any_hot(&self, f: impl Fn(&'static Reg) -> bool) -> bool {
+        loop {
+            let moves = self.active.moves();
+            if self.hot().any(&f) {
+                return true;
+            }
+            if self.active.moves() == moves {
+                return false;
+            }
+        }
     }
 
     /// Puts a converted registration on the list. False: there is no room for it. The caller holds
@@ -191,6 +207,18 @@ impl Set {
     pub fn looked_in_vain(&self, reg: &'static Reg) {
         if reg.vain.fetch_add(1, Relaxed) >= PATIENCE {
             self.cool(reg);
+        }
+    }
+
+    /// Takes those off the list that the program has deleted.
+    pub fn cool_dormant(&self) {
+        let dormant = |reg: &&Reg| reg.state.load(Relaxed) == state::DORMANT;
+        loop {
+            let moves = self.active.moves();
+            self.hot().filter(dormant).for_each(|reg| self.cool(reg));
+            if self.active.moves() == moves {
+                return;
+            }
         }
     }
 
@@ -335,4 +363,43 @@ pub fn stir(conn: &Conn) {
         }
     }
     LISTS.unlock(held);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The list never has gaps, and each registration knows its place.
+    #[test]
+    fn walks_cost_what_is_hot() {
+        static ACTIVE: Active = Active::new();
+        assert!(ACTIVE.prepare());
+        // Entries that no set of another test comes to.
+        let regs: Vec<&Reg> = (0..100)
+            .filter_map(|i| reg::get(reg::MAX as u32 - 1 - i))
+            .collect();
+        let mut hot: Vec<&Reg> = Vec::new();
+        let mut draw = 1u32;
+        for _ in 0..10_000 {
+            draw = draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let Some(&reg) = regs.get((draw >> 8) as usize % regs.len()) else {
+                unreachable!()
+            };
+            match hot.iter().position(|other| std::ptr::eq(*other, reg)) {
+                Some(at) => {
+                    ACTIVE.take_out(hot.swap_remove(at));
+                    assert_eq!(reg.place.load(Relaxed), 0);
+                }
+                None => {
+                    assert!(ACTIVE.insert(reg));
+                    hot.push(reg);
+                }
+            }
+            let places = ACTIVE.places();
+            assert_eq!(places.len(), hot.len());
+            assert!((1..).zip(places).all(|(number, place)| {
+                at(place).is_some_and(|reg| reg.place.load(Relaxed) == number)
+            }));
+        }
+    }
 }

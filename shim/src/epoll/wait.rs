@@ -1,7 +1,7 @@
 //! epoll_wait on a set with converted registrations.
 
 use super::active;
-use super::reg::{self, Reg, state};
+use super::reg::{self, Reg};
 use super::set::{Set, Tagged, read_tag};
 use crate::conn::tx;
 use crate::wait as threads;
@@ -158,8 +158,19 @@ fn due(set: &Set) -> bool {
     since >= clock::per_us() * KERNEL_US || set.filled.load(Relaxed) >= KERNEL_TURN
 }
 
-/// Puts what the rings have into the output, starting where the last look stopped.
+/// Puts what the rings have into the output.
 fn scan(set: &Set, out: &mut Output) {
+    loop {
+        let moves = set.active.moves();
+        walk(set, out);
+        if out.used != 0 || set.active.moves() == moves {
+            return;
+        }
+    }
+}
+
+/// One look at all that is hot, starting where the last one stopped.
+fn walk(set: &Set, out: &mut Output) {
     let list = set.active.places();
     if list.is_empty() || out.full() {
         return;
@@ -197,7 +208,7 @@ fn scan(set: &Set, out: &mut Output) {
 /// Whether a look would bring something.
 fn promising(set: &Set) -> bool {
     set.take_hints();
-    set.hot().any(|reg| reg.report(false) != 0)
+    set.any_hot(|reg| reg.report(false) != 0)
 }
 
 /// The doorbell rang and nothing was found: it is silenced, and everything looked at once more.
@@ -215,7 +226,7 @@ fn quiet(set: &Set, out: &mut Output) {
 /// Cheap look at the rings of a set, for spinning.
 fn stirs(set: &Set) -> bool {
     set.hinted()
-        || set.hot().any(|reg| {
+        || set.any_hot(|reg| {
             reg.report(false) != 0
                 || reg
                     .sock()
@@ -251,11 +262,7 @@ fn sleep(
         return ask_kernel(set, out, left, mask);
     };
     // For these nobody is to ring.
-    for reg in set.hot() {
-        if reg.state.load(Relaxed) == state::DORMANT {
-            set.cool(reg);
-        }
-    }
+    set.cool_dormant();
     ctx.word().enter();
     let at = ctx.word() as *const WaitWord as *mut c_void;
     let rest = || {
