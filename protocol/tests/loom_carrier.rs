@@ -87,13 +87,23 @@ impl Sender {
         }
         self.on_ring = false;
         if direction.carrier == Carrier::Frozen {
-            let (from, to) = (self.producer.consumed, self.producer.produced);
-            self.repeat = Some(
-                direction
-                    .position_after(from.position, to.position)
-                    .unwrap(),
-            );
+            self.repeat = Some(self.end_taking(direction));
             self.repeat();
+        }
+    }
+
+    /// `revert::end_taking`.
+    fn end_taking(&self, mut frozen: Direction) -> u64 {
+        let (from, to) = (self.producer.consumed, self.producer.produced);
+        loop {
+            match self.wire.slot.direction(Client).repeat(frozen) {
+                Ok(()) => {
+                    return frozen
+                        .position_after(from.position, to.position)
+                        .expect("what was taken was published");
+                }
+                Err(now) => frozen = now,
+            }
         }
     }
 
@@ -221,7 +231,7 @@ impl Receiver {
                 }
                 false
             }
-            Carrier::Frozen | Carrier::Tcp => unreachable!(),
+            Carrier::Frozen | Carrier::Repeating | Carrier::Tcp => unreachable!(),
         }
     }
 
@@ -257,6 +267,7 @@ impl Receiver {
 
     fn take(&mut self, up_to_seam: Option<u64>) -> bool {
         let limit = match up_to_seam {
+            Some(0) if self.frozen => return self.take_from_frozen(),
             Some(0) => return !self.follow_onto_ring(),
             Some(n) => n as usize,
             None => usize::MAX,
@@ -268,11 +279,36 @@ impl Receiver {
         true
     }
 
-    /// `handshake::up_to_seam`.
+    /// `rx::from_frozen`. False: look again.
+    fn take_from_frozen(&mut self) -> bool {
+        let wire = self.wire.clone();
+        let direction = wire.slot.direction(Client).load();
+        if direction.carrier != Carrier::Frozen {
+            return false;
+        }
+        self.consumer.refresh(&wire.ring.to_receiver).unwrap();
+        if self.consumer.available() == 0 {
+            return self.take(None);
+        }
+        let bytes = wire.ring.read(self.consumer.span(1));
+        let after = self.consumer.after(1);
+        let word = wire.slot.direction(Client);
+        if word.take_frozen(direction, after.position).is_err() {
+            return false;
+        }
+        self.consumer.consumed = after;
+        self.got.extend(bytes);
+        true
+    }
+
+    /// `onto_ring::up_to_seam`.
     fn up_to_seam(&self) -> Option<u64> {
         let here = self.consumer.consumed.position;
         let direction = self.wire.slot.direction(Client).load();
-        let gone = !self.frozen && !self.on_ring && direction.has_gone_onto_ring(here, SIZE);
+        let gone = match self.frozen {
+            false => !self.on_ring && direction.has_gone_onto_ring(here, SIZE),
+            true => direction.carrier == Carrier::Frozen,
+        };
         let seam = || {
             let counts = self.wire.slot.counts(Client);
             counts.seam.load(Ordering::Acquire)
@@ -284,9 +320,9 @@ impl Receiver {
         })
     }
 
-    /// `handshake::follow_onto_ring`.
+    /// `onto_ring::follow`.
     fn follow_onto_ring(&mut self) -> bool {
-        self.on_ring |= self.up_to_seam() == Some(0);
+        self.on_ring |= !self.frozen && self.up_to_seam() == Some(0);
         self.on_ring
     }
 
@@ -488,6 +524,29 @@ fn the_sender_switches_while_the_receiver_leaves() {
         sender.service();
         assert!(receiver.leave());
         assert!(!sender.switch(), "the receiver has left for good");
+    });
+}
+
+/// The receiver goes on reading the ring that it has frozen, until the sender takes notice.
+#[test]
+fn a_frozen_ring_is_read_until_the_sender_repeats_it() {
+    model::explore(3, || {
+        let (mut sender, mut receiver) = ends(9, 2);
+        assert!(sender.switch());
+        sender.send(1);
+        sender.send(2);
+        let sending = thread::spawn(move || {
+            sender.send(3);
+            sender.service();
+            sender
+        });
+        receiver.leave();
+        for _ in 0..3 {
+            receiver.receive();
+        }
+        let mut sender = sending.join().unwrap();
+        settle(&mut sender, &mut receiver, 3);
+        assert!(receiver.leave());
     });
 }
 

@@ -114,7 +114,7 @@ fn hint(sock: Sock, want: Want) -> bool {
         Want::In if sock.rx_ring() => {
             rx::available(&sock) != 0 || sock.has(flag::FIN_SEEN) || rx::carrier_moved(&sock, slot)
         }
-        Want::In => onto_ring::gone(&sock, slot),
+        Want::In => onto_ring::gone(&sock, slot) || rx::available(&sock) != 0,
         Want::Out if sock.tx_ring() => tx::room(&sock) != 0 || tx::disturbed(&sock),
         Want::Out => false,
     }

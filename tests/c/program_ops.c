@@ -183,9 +183,25 @@ static void op_splice(const struct step *s)
     close(ends[0]);
 }
 
+/* Until the peer's kernel has acknowledged a FIN: that wakes a receive of no bytes, and comes when it
+ * likes. */
+static void settle(int fd)
+{
+    for (int ms = 0; ms < 500; ms++) {
+        unsigned char info[8] = {0};
+        socklen_t len = sizeof info;
+        if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, info, &len) ||
+            (info[0] != TCP_FIN_WAIT1 && info[0] != TCP_CLOSING && info[0] != TCP_LAST_ACK))
+            return;
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+}
+
 static void op_shutdown(const struct step *s)
 {
-    say_result("shutdown", shutdown(fd_of(s->arg[0]), s->arg[1]));
+    int fd = fd_of(s->arg[0]);
+    if (say_result("shutdown", shutdown(fd, s->arg[1])) == 0 && s->arg[1] != SHUT_RD)
+        settle(fd);
 }
 
 static void op_close(const struct step *s)

@@ -10,8 +10,10 @@
 //! ```text
 //!   TCP(g) ──sender, gate held──▶ RING(g+1, start)      from the seam on; before it, over TCP
 //!   RING ──sender──▶ FINAL(F)      bytes after ring position F go over TCP
-//!   RING ──receiver─▶ FROZEN(C)    the sender repeats [C, produced) over TCP
-//!   FINAL ──receiver, consumed up to F──▶ TCP        FROZEN ──sender, repeated──▶ TCP
+//!   RING ──receiver─▶ FROZEN(C)    what follows C comes over TCP, once the sender knows
+//!   FROZEN(C) ──receiver─▶ FROZEN(C')    until then, the receiver takes it from the ring
+//!   FROZEN(C) ──sender──▶ REPEATING(C)   the sender repeats [C, produced) over TCP
+//!   FINAL ──receiver, consumed up to F──▶ TCP        REPEATING ──sender, repeated──▶ TCP
 //! ```
 //! * Counts: what each receiver has consumed from the TCP stream; and the **seam**, the place of that
 //!   stream at which it goes on on the ring.
@@ -23,6 +25,7 @@ use crate::ids::Role;
 /// Position bits of a direction word: 256 TiB through one ring.
 const POS_BITS: u32 = 48;
 const POS_MASK: u64 = (1 << POS_BITS) - 1;
+const GENERATION_MASK: u16 = 0x1fff;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -31,34 +34,36 @@ pub enum Carrier {
     Ring = 1,
     Final = 2,
     Frozen = 3,
+    Repeating = 4,
 }
 
 /// Value of a direction word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Direction {
-    /// Counts the periods on the ring (14 bits).
+    /// Counts the periods on the ring (13 bits).
     pub generation: u16,
     pub carrier: Carrier,
-    /// `Ring`: position at which the period starts; `Final`: F; `Frozen`: C.
+    /// `Ring`: position at which the period starts; `Final`: F; `Frozen`, `Repeating`: C.
     pub position: u64,
 }
 
 impl Direction {
     pub const fn word(self) -> u64 {
-        (self.generation as u64 & 0x3fff) << 50
+        (self.generation as u64 & GENERATION_MASK as u64) << (POS_BITS + 3)
             | (self.carrier as u64) << POS_BITS
             | self.position & POS_MASK
     }
 
     pub const fn from_word(word: u64) -> Self {
-        let carrier = match word >> POS_BITS & 3 {
-            0 => Carrier::Tcp,
+        let carrier = match word >> POS_BITS & 7 {
             1 => Carrier::Ring,
             2 => Carrier::Final,
-            _ => Carrier::Frozen,
+            3 => Carrier::Frozen,
+            4 => Carrier::Repeating,
+            _ => Carrier::Tcp,
         };
         Direction {
-            generation: (word >> 50) as u16,
+            generation: (word >> (POS_BITS + 3)) as u16,
             carrier,
             position: word & POS_MASK,
         }
@@ -84,7 +89,7 @@ impl Direction {
             Carrier::Final => self
                 .position_after(consumed, consumed + size as u64)
                 .is_some(),
-            Carrier::Tcp | Carrier::Frozen => false,
+            Carrier::Tcp | Carrier::Frozen | Carrier::Repeating => false,
         }
     }
 }
@@ -122,7 +127,7 @@ impl DirectionWord {
         if from.carrier != Carrier::Tcp {
             return Err(from);
         }
-        let generation = from.generation.wrapping_add(1) & 0x3fff;
+        let generation = from.generation.wrapping_add(1) & GENERATION_MASK;
         let to = Direction {
             generation,
             carrier: Carrier::Ring,
@@ -140,7 +145,7 @@ impl DirectionWord {
         self.change(from, Carrier::Final, end)
     }
 
-    /// Receiver: takes nothing more from the ring beyond `consumed`.
+    /// Receiver: what lies on the ring beyond `consumed` shall come over TCP.
     pub fn freeze(&self, consumed: u64) -> Result<(), Direction> {
         let from = self.load();
         if from.carrier != Carrier::Ring {
@@ -149,11 +154,23 @@ impl DirectionWord {
         self.change(from, Carrier::Frozen, consumed)
     }
 
-    /// Receiver of a `Final`, or sender of a `Frozen`, direction: all of it is over TCP now.
+    /// Receiver that has found the direction to be `frozen`, and has copied what lies on the ring up to
+    /// `consumed`: takes that. An error: the sender repeats it.
+    pub fn take_frozen(&self, frozen: Direction, consumed: u64) -> Result<(), Direction> {
+        self.change(frozen, Carrier::Frozen, consumed & POS_MASK)
+    }
+
+    /// Sender that has found the direction to be `frozen`: what the receiver has not taken so far it
+    /// repeats. An error: the receiver has taken more.
+    pub fn repeat(&self, frozen: Direction) -> Result<(), Direction> {
+        self.change(frozen, Carrier::Repeating, frozen.position)
+    }
+
+    /// Receiver of a `Final`, or sender of a `Repeating`, direction: all of it is over TCP now.
     pub fn to_tcp(&self) -> Result<(), Direction> {
         let from = self.load();
         match from.carrier {
-            Carrier::Final | Carrier::Frozen => self.change(from, Carrier::Tcp, 0),
+            Carrier::Final | Carrier::Repeating => self.change(from, Carrier::Tcp, 0),
             _ => Err(from),
         }
     }
@@ -325,8 +342,14 @@ mod tests {
 
     #[test]
     fn direction_word_round_trip() {
-        for carrier in [Carrier::Tcp, Carrier::Ring, Carrier::Final, Carrier::Frozen] {
-            for generation in [0, 1, 0x3fff] {
+        for carrier in [
+            Carrier::Tcp,
+            Carrier::Ring,
+            Carrier::Final,
+            Carrier::Frozen,
+            Carrier::Repeating,
+        ] {
+            for generation in [0, 1, GENERATION_MASK] {
                 let d = Direction {
                     generation,
                     carrier,
@@ -345,6 +368,16 @@ mod tests {
         assert_eq!((ring.generation, ring.position), (1, 5));
         w.freeze(7).unwrap();
         assert_eq!(w.finish(9).unwrap_err().carrier, Carrier::Frozen);
+        let frozen = w.load();
+        w.take_frozen(frozen, 8).unwrap();
+        let now = w.repeat(frozen).unwrap_err();
+        assert_eq!((now.carrier, now.position), (Carrier::Frozen, 8));
+        assert!(w.to_tcp().is_err());
+        w.repeat(now).unwrap();
+        assert_eq!(
+            w.take_frozen(now, 9).unwrap_err().carrier,
+            Carrier::Repeating
+        );
         w.to_tcp().unwrap();
         assert_eq!(
             w.load(),

@@ -3,7 +3,7 @@
 use crate::calls::proc::borrowed_memory;
 use crate::conn::{Sock, claim, close as end, flag, life, phase, ready, revert, rx, step};
 use crate::fds::{self, Entry, Meaning};
-use crate::{epoll, errno, os, ownfd, real};
+use crate::{ctx, epoll, errno, os, ownfd, real};
 use libc::{c_int, c_uint, c_ulong};
 use protocol::reason;
 use std::sync::atomic::Ordering::*;
@@ -48,11 +48,14 @@ pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
     }
     // SAFETY: no pointers.
     let result = unsafe { real::shutdown(fd, how) };
-    if result != 0
-        && let Some(sock) = sock
-    {
-        // Reset already: nothing was shut.
-        sock.clear((flag::SHUT_RD | flag::SHUT_WR) & !before);
+    if let Some(sock) = sock {
+        if result != 0 {
+            // Reset already: nothing was shut.
+            sock.clear((flag::SHUT_RD | flag::SHUT_WR) & !before);
+        } else if sock.sleepers.load(Acquire) != 0 {
+            // The kernel's sleepers wake when the FIN is acknowledged.
+            errno::keep(ctx::ring_sleepers);
+        }
     }
     result
 }
@@ -227,7 +230,7 @@ pub fn ioctl(e: Entry, fd: c_int, request: c_ulong, argument: usize) -> c_int {
         } else if request == libc::FIONREAD && sock.phase() == phase::PAIRED {
             // SAFETY: the kernel has written an int there.
             unsafe { *value = (*value).saturating_add(rx::on_ring(&sock) as c_int) };
-        } else if request == SIOCATMARK && sock.rx_ring() && rx::available(&sock) != 0 {
+        } else if request == SIOCATMARK && rx::available(&sock) != 0 {
             // The mark lies on TCP, behind what the ring holds.
             // SAFETY: the kernel has written an int there.
             unsafe { *value = 0 };

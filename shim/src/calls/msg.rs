@@ -3,7 +3,7 @@
 use crate::calls::inq;
 use crate::calls::io::{careful_receive, careful_send, receive, send_way};
 use crate::calls::way::{self, Way};
-use crate::conn::{Sock, revert};
+use crate::conn::{Sock, kept, revert};
 use crate::fds::{self, Entry, Meaning};
 use crate::iov::{self, Iov};
 use crate::{epoll, errno, os, real};
@@ -92,13 +92,56 @@ pub unsafe fn recvmmsg(
     flags: c_int,
     timeout: *mut timespec,
 ) -> c_int {
-    if matches!(way::of(e, fd), Way::Kernel | Way::Ours) {
-        // SAFETY: the caller's own arguments.
-        return unsafe { real::recvmmsg(fd, msgs, count, flags, timeout) };
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::recvmmsg(fd, msgs, count, flags, timeout) };
+    match way::of(e, fd) {
+        Way::Kernel | Way::Ours => kernel(),
+        Way::Settled(sock) => {
+            let n = kernel();
+            // SAFETY: so many were filled in.
+            way::settled_received(sock, unsafe { total(msgs, n) }, flags);
+            n
+        }
+        Way::Plain(sock) if way::enter(sock) => {
+            let n = kernel();
+            // SAFETY: likewise.
+            way::received(sock, unsafe { total(msgs, n) }, flags);
+            n
+        }
+        // The connection is held for the whole of the call.
+        Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
+            // SAFETY: the caller's own arguments.
+            unsafe { receive_each(e, sock, msgs, count.min(MOST), flags, timeout) }
+        }),
     }
-    if matches!(way::of(e, fd), Way::Careful(_))
-        && let Ok(error @ 1..) = os::sockopt_int(fd, libc::SOL_SOCKET, libc::SO_ERROR)
-    {
+}
+
+/// `UIO_MAXIOV`: messages of one call.
+const MOST: c_uint = 1024;
+
+/// Bytes of the `n` messages that a call gave.
+///
+/// # Safety
+/// `msgs` points to as many.
+unsafe fn total(msgs: *const mmsghdr, n: c_int) -> ssize_t {
+    let each = (0..n.max(0) as usize).map(|i| {
+        // SAFETY: the caller's promise.
+        unsafe { (*msgs.add(i)).msg_len as ssize_t }
+    });
+    each.sum()
+}
+
+/// # Safety
+/// As for [`recvmmsg`].
+unsafe fn receive_each(
+    e: Entry,
+    mut sock: Sock,
+    msgs: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+    timeout: *mut timespec,
+) -> c_int {
+    if let Ok(error @ 1..) = os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_ERROR) {
         // Alone among the receives, it looks for an error first.
         return errno::fail(error);
     }
@@ -106,21 +149,30 @@ pub unsafe fn recvmmsg(
     let limit = unsafe { timeout.as_ref() }
         .map(|t| crate::clock::now() + t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64);
     let mut flags_now = flags & !libc::MSG_WAITFORONE;
-    for i in 0..count.min(1024) {
+    for i in 0..count {
         let entry = msgs.wrapping_add(i as usize);
         if iov::wild(entry.cast(), size_of::<mmsghdr>()) {
-            return if i > 0 {
-                i as c_int
-            } else {
-                errno::fail(libc::EFAULT)
-            };
+            return given(i, errno::fail(libc::EFAULT));
         }
         // SAFETY: the program promises `count` entries.
         let entry = unsafe { &mut *entry };
-        // SAFETY: likewise.
-        let n = unsafe { recvmsg(e, fd, &mut entry.msg_hdr, flags_now) };
+        let n = match kept::again(sock) {
+            // SAFETY: likewise.
+            Some(now) if now.fd == sock.fd => unsafe {
+                recvmsg(e, now.fd, &mut entry.msg_hdr, flags_now)
+            },
+            Some(now) => {
+                sock = now;
+                // SAFETY: likewise.
+                unsafe { careful_recvmsg(now, &mut entry.msg_hdr, flags_now) }
+            }
+            None => errno::fail(libc::EBADF),
+        };
         if n < 0 {
-            return if i > 0 { i as c_int } else { -1 };
+            if i > 0 {
+                sock.owe(errno::get());
+            }
+            return given(i, -1);
         }
         entry.msg_len = n as c_uint;
         if flags & libc::MSG_WAITFORONE != 0 {
@@ -130,7 +182,12 @@ pub unsafe fn recvmmsg(
             return i as c_int + 1;
         }
     }
-    count.min(1024) as c_int
+    count as c_int
+}
+
+/// What a call gives that has failed at message `i`.
+fn given(i: c_uint, failed: c_int) -> c_int {
+    if i > 0 { i as c_int } else { failed }
 }
 
 /// sendmmsg.
@@ -144,29 +201,68 @@ pub unsafe fn sendmmsg(
     count: c_uint,
     flags: c_int,
 ) -> c_int {
-    if matches!(way::of(e, fd), Way::Kernel | Way::Ours) {
-        // SAFETY: the caller's own arguments.
-        return unsafe { real::sendmmsg(fd, msgs, count, flags) };
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::sendmmsg(fd, msgs, count, flags) };
+    match way::of(e, fd) {
+        Way::Kernel | Way::Ours => kernel(),
+        Way::Settled(sock) => {
+            let n = kernel();
+            // SAFETY: so many were filled in.
+            way::settled_sent(sock, unsafe { total(msgs, n) });
+            n
+        }
+        Way::Plain(sock) if way::enter(sock) => {
+            let n = kernel();
+            // SAFETY: likewise.
+            way::sent(sock, unsafe { total(msgs, n) }, flags);
+            n
+        }
+        // The connection is held for the whole of the call.
+        Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
+            // SAFETY: the caller's own arguments.
+            unsafe { send_each(e, sock, msgs, count.min(MOST), flags) }
+        }),
     }
-    for i in 0..count.min(1024) {
+}
+
+/// # Safety
+/// As for [`sendmmsg`].
+unsafe fn send_each(
+    e: Entry,
+    mut sock: Sock,
+    msgs: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+) -> c_int {
+    for i in 0..count {
         let entry = msgs.wrapping_add(i as usize);
         if iov::wild(entry.cast(), size_of::<mmsghdr>()) {
-            return if i > 0 {
-                i as c_int
-            } else {
-                errno::fail(libc::EFAULT)
-            };
+            return given(i, errno::fail(libc::EFAULT));
         }
         // SAFETY: the program promises `count` entries.
         let entry = unsafe { &mut *entry };
-        // SAFETY: likewise.
-        let n = unsafe { sendmsg(e, fd, &entry.msg_hdr, flags) };
+        let n = match kept::again(sock) {
+            // SAFETY: likewise.
+            Some(now) if now.fd == sock.fd => unsafe { sendmsg(e, now.fd, &entry.msg_hdr, flags) },
+            Some(now) => {
+                sock = now;
+                // SAFETY: likewise.
+                unsafe { careful_sendmsg(now, &entry.msg_hdr, flags) }
+            }
+            None => errno::fail(libc::EBADF),
+        };
         if n < 0 {
-            return if i > 0 { i as c_int } else { -1 };
+            return given(i, -1);
         }
         entry.msg_len = n as c_uint;
+        // SAFETY: the program's list, which the send has read.
+        let list = unsafe { Iov::many(entry.msg_hdr.msg_iov, entry.msg_hdr.msg_iovlen) };
+        if list.is_ok_and(|list| list.len > n as usize) {
+            // The rest of it comes first, in another call.
+            return i as c_int + 1;
+        }
     }
-    count.min(1024) as c_int
+    count as c_int
 }
 
 /// sendmsg on a descriptor that is no connection: a Unix socket may carry connections away.

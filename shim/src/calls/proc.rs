@@ -25,6 +25,7 @@ pub fn follow_forks() {
 /// Connections will have one holder more.
 unsafe extern "C" fn prepare() {
     errno::keep(|| {
+        epoll::forking();
         for_each(|sock| {
             life::describe(sock);
             sock.holders.fetch_add(1, AcqRel);

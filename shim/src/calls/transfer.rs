@@ -4,9 +4,8 @@
 use crate::conn::rx::{self, Got, Sink};
 use crate::conn::tx::{self, Put, Source};
 use crate::conn::{Sock, claim, flag, kept, phase, ready, revert};
-use crate::iov::Iov;
 use crate::wait::{self, Wake, Want};
-use crate::{clock, daemon, errno, fds, os, signals};
+use crate::{clock, daemon, errno, os, signals};
 use libc::{c_int, ssize_t};
 use protocol::reason;
 
@@ -56,13 +55,8 @@ impl Patience {
             }
             Wake::Interrupted | Wake::Ready => {}
         }
-        match fds::sock(sock.fd) {
-            Some(now) if std::ptr::eq(now.conn, sock.conn) => Ok(()),
-            _ => {
-                self.sock = kept::find(sock.conn).ok_or(Stop::Closed)?;
-                Ok(())
-            }
-        }
+        self.sock = kept::again(sock).ok_or(Stop::Closed)?;
+        Ok(())
     }
 }
 
@@ -172,20 +166,20 @@ fn receive_steps(
 }
 
 /// A receive of no bytes waits as any other, takes nothing, and gives 0 whatever ends the wait: the
-/// kernel looks at what woke it only if there are bytes to be had.
+/// kernel looks at what woke it only if there are bytes to be had. The answer to an own FIN does.
 fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
-    let mut byte = 0u8;
-    let one = Iov::unchecked((&raw mut byte).cast(), 1);
     let flags = flags & !libc::MSG_WAITALL | libc::MSG_PEEK;
+    let shut = || sock.has(flag::SHUT_WR);
+    let before = shut();
     let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
     let mut look = || loop {
-        match rx::once(patience.sock, Sink::Buffers(&one, 0), flags) {
+        match rx::once(patience.sock, Sink::Nothing, flags) {
             Got::Bytes(_) => return 0,
             Got::Error(e) => return errno::fail(e),
             Got::Empty if patience.nonblock => return errno::fail(libc::EAGAIN),
             Got::Empty => ready::service(patience.sock),
         }
-        if patience.wait(Want::In, 1).is_err() {
+        if patience.wait(Want::In, 1).is_err() || shut() != before {
             return 0;
         }
     };

@@ -2,6 +2,7 @@
 
 use super::{Conn, Sock, claim, flag, kept, phase, revert, rx, tx};
 use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace};
+use protocol::reason;
 use protocol::shm::cdc;
 use protocol::shm::pair::Carrier;
 use protocol::stats::{Mode, Row, TableHeader};
@@ -119,7 +120,9 @@ fn part(sock: Sock) {
     }
     end_handshake(sock);
     hand_over(sock);
-    let unread = rx::on_ring(&sock) != 0;
+    // A program that was given the descriptor may read it yet: the peer repeats it over TCP.
+    let escaped = sock.has(flag::LEAVE) && sock.row().reason.load(Relaxed) == reason::ESCAPED;
+    let unread = rx::on_ring(&sock) != 0 && !escaped;
     if unread {
         // As the kernel does for a socket that is closed with unread bytes.
         rx::change_flags(&sock, cdc::flag::ABORT, 0);

@@ -75,6 +75,14 @@ fn release(conn: &'static Conn) {
     }
 }
 
+/// The connection of a call that goes on, under whatever descriptor it has by now.
+pub fn again(sock: Sock) -> Option<Sock> {
+    match fds::sock(sock.fd) {
+        Some(now) if std::ptr::eq(now.conn, sock.conn) => Some(sock),
+        _ => find(sock.conn),
+    }
+}
+
 /// The connection under the descriptor that the program has closed.
 pub fn find(conn: &'static Conn) -> Option<Sock> {
     let fd = place(conn).load(Acquire) - 1;

@@ -77,23 +77,24 @@ pub fn on_ring(conn: &Conn) {
     }
 }
 
-/// When the sender has moved the receiving direction onto the ring, and this end not yet: bytes that
-/// are to be taken from TCP before it follows. The sender may have left the ring again since; what it
-/// put there comes first all the same.
+/// When the sender has moved the receiving direction onto the ring, and this end not yet, or has
+/// frozen it: bytes that are to be taken from TCP before the ring's. The sender may have left the ring
+/// again since; what it put there comes first all the same.
 pub fn up_to_seam(conn: &Conn, slot: &PairSlot) -> Option<u64> {
     let sender = conn.role().peer();
     let direction = slot.direction(sender).load();
     let size = conn.rx.size.load(Relaxed);
-    let gone = conn.rx.frozen.load(Acquire) == 0
-        && !conn.rx_ring()
-        && direction.has_gone_onto_ring(conn.rx.consumed.load(Relaxed), size);
+    let gone = match conn.rx.frozen.load(Acquire) {
+        0 => !conn.rx_ring() && direction.has_gone_onto_ring(conn.rx.consumed.load(Relaxed), size),
+        _ => direction.carrier == Carrier::Frozen,
+    };
     let seam = || slot.counts(sender).seam.load(Acquire);
     gone.then(|| seam().wrapping_sub(conn.rx.taken.load(Acquire)))
 }
 
 /// Whether the ring is where the receiving direction goes on now, and this end has not followed yet.
 pub fn gone(conn: &Conn, slot: &PairSlot) -> bool {
-    up_to_seam(conn, slot) == Some(0)
+    conn.rx.frozen.load(Acquire) == 0 && up_to_seam(conn, slot) == Some(0)
 }
 
 /// The receiving direction, when the sender has moved it. The caller holds the receive lock.

@@ -104,7 +104,7 @@ pub fn ask_kernel(sock: Sock, events: i16) -> i16 {
 /// What the ring says about readiness: poll bits among IN and OUT.
 pub fn ring_mask(sock: Sock) -> i16 {
     let mut mask = 0;
-    if sock.rx_ring() && (rx::available(&sock) != 0 || ending(sock)) {
+    if rx::available(&sock) != 0 || sock.rx_ring() && ending(sock) {
         mask |= IN;
     }
     if sock.tx_ring() && (tx::has_room(&sock) || tx::disturbed(&sock)) {

@@ -81,10 +81,10 @@ pub fn follow_freeze(sock: Sock, direction: Direction) {
     if sock.tx.ring.swap(0, AcqRel) == 0 {
         return;
     }
-    let producer = tx::producer(&sock);
     if direction.carrier == Carrier::Frozen {
-        let from = direction.position_after(producer.consumed.position, producer.produced.position);
-        let Some(from) = from else { return reset(sock) };
+        let Some(from) = end_taking(sock, direction) else {
+            return reset(sock);
+        };
         sock.tx.repeat.store(from + 1, Release);
     }
     sock.reason(reason::REVERTED);
@@ -93,6 +93,24 @@ pub fn follow_freeze(sock: Sock, direction: Direction) {
     if sock.tx.repeat.load(Relaxed) != 0 {
         repeat(sock);
     }
+}
+
+/// Tells the receiver of a frozen ring that it comes over TCP from now on, and gives from where. `None`:
+/// the peer breaks the rules.
+fn end_taking(sock: Sock, mut frozen: Direction) -> Option<u64> {
+    let word = sock.slot()?.direction(sock.role());
+    let producer = tx::producer(&sock);
+    // Each time in vain the receiver has taken something of what is there.
+    for _ in 0..=producer.size {
+        let (from, end) = (producer.consumed.position, producer.produced.position);
+        let from = frozen.position_after(from, end)?;
+        match word.repeat(frozen) {
+            Ok(()) => return Some(from),
+            Err(now) if now.carrier == Carrier::Frozen => frozen = now,
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// Repeats over TCP what the receiver left on the ring. True: all of it is given to the kernel.
@@ -104,7 +122,6 @@ pub fn repeat(sock: Sock) -> bool {
         let end = producer.produced.position;
         if from >= end {
             let _ = slot.direction(sock.role()).to_tcp();
-
             sock.tx.consumed.store(end, Relaxed);
             sock.tx.repeat.store(0, Release);
             return true;
@@ -181,7 +198,8 @@ pub fn off_ring(conn: &Conn) {
 }
 
 /// Both directions back to TCP for good, because the program is about to do something that only
-/// the kernel's socket can carry. True: nothing of the stream is left in memory.
+/// the kernel's socket can carry. True: nothing of the stream is left in memory. False: some of it
+/// is, for whoever is first: this process takes it from there ([`rx::frozen`]), or the peer repeats it.
 pub fn leave(sock: Sock, code: u32) -> bool {
     super::claim::withdraw(sock.conn, phase::BARRED);
     if sock.phase() != phase::PAIRED {
@@ -194,9 +212,12 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     }
     let Some(slot) = sock.slot() else { return true };
     sock.set(flag::LEAVE);
-    let end = clock::now() + WAIT_NS;
+    // Urgent data goes the other way, and what is still to be read here stays where it is.
+    let wait = if code == reason::OOB { 0 } else { WAIT_NS };
+    let end = clock::now() + wait;
     while !leave_step(sock, slot, code) {
         if clock::now() >= end {
+            sock.reason(code);
             ctx::ring_sleepers();
             return false;
         }
@@ -275,7 +296,7 @@ fn leave_step(sock: Sock, slot: &PairSlot, code: u32) -> bool {
     fence(SeqCst);
     let empty = rx::left_behind(&sock) == 0;
     let rest_on_tcp = match carrier {
-        Carrier::Tcp => true,
+        Carrier::Tcp | Carrier::Repeating => true,
         Carrier::Frozen => empty,
         Carrier::Ring | Carrier::Final => empty && sock.has(flag::FIN_SEEN),
     };

@@ -4,7 +4,7 @@ use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, revert, 
 use crate::iov::Iov;
 use crate::{clock, os, trace};
 use protocol::shm::cdc::{self, Cursor, Place};
-use protocol::shm::pair::{Carrier, GateState, PairSlot};
+use protocol::shm::pair::{Carrier, Direction, GateState, PairSlot};
 use protocol::shm::ring::{Consumer, DmbHeader, Span};
 use protocol::shm::sync::fence;
 use protocol::trace::Kind;
@@ -35,6 +35,8 @@ pub enum Sink<'a> {
     Buffers(&'a Iov, usize),
     /// A descriptor that takes at most so many bytes (splice).
     Descriptor(c_int, usize),
+    /// Nowhere: a look whether anything is there. For peeking only.
+    Nothing,
 }
 
 impl Sink<'_> {
@@ -42,6 +44,7 @@ impl Sink<'_> {
         match *self {
             Sink::Buffers(iov, skip) => iov.len - skip,
             Sink::Descriptor(_, len) => len,
+            Sink::Nothing => 1,
         }
     }
 }
@@ -102,20 +105,9 @@ fn from_ring(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
     if n == 0 {
         return empty_ring(sock, &consumer);
     }
-    let span = consumer.span(n);
-    let n = if flags & libc::MSG_TRUNC != 0 {
-        n
-    } else {
-        match sink {
-            Sink::Buffers(iov, skip) => {
-                iov.copy_from_ring(skip, sock.own_ring(), span);
-                n
-            }
-            Sink::Descriptor(fd, _) => match pour(fd, sock.own_ring(), span) {
-                Ok(n) => n as u32,
-                Err(e) => return Some(Got::Error(e)),
-            },
-        }
+    let n = match copy_out(sock, consumer.span(n), sink, flags) {
+        Ok(n) => n,
+        Err(e) => return Some(Got::Error(e)),
     };
     if flags & libc::MSG_PEEK == 0 {
         let before = consumer.consumed.position;
@@ -143,6 +135,74 @@ fn from_ring(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
                 confirm(&sock, consumer.consumed, peer_flags);
             }
         }
+    }
+    Some(Got::Bytes(n as usize))
+}
+
+/// Copies a span of the ring to where the program wants it; gives how many bytes that were.
+fn copy_out(sock: Sock, span: Span, sink: Sink<'_>, flags: c_int) -> Result<u32, i32> {
+    if flags & libc::MSG_TRUNC == 0 {
+        match sink {
+            Sink::Buffers(iov, skip) => iov.copy_from_ring(skip, sock.own_ring(), span),
+            Sink::Descriptor(fd, _) => return pour(fd, sock.own_ring(), span).map(|n| n as u32),
+            Sink::Nothing => {}
+        }
+    }
+    Ok(span.first + span.second)
+}
+
+/// When this end has frozen its ring and the sender has not noticed yet: the direction word. What
+/// lies on the ring is still this end's to take.
+pub fn frozen(conn: &Conn) -> Option<Direction> {
+    if conn.rx.frozen.load(Acquire) == 0 {
+        return None;
+    }
+    let direction = conn.slot()?.direction(conn.role().peer()).load();
+    (direction.carrier == Carrier::Frozen).then_some(direction)
+}
+
+/// From a frozen ring: the direction word says, to both ends, what was taken from there.
+fn from_frozen(
+    sock: Sock,
+    slot: &PairSlot,
+    direction: Direction,
+    sink: Sink<'_>,
+    flags: c_int,
+) -> Option<Got> {
+    let own = sock.own()?;
+    let mut consumer = consumer(&sock);
+    let sound = look(sock, own, &mut consumer);
+    let end = consumer.produced.position;
+    // More than this end knows of: whoever took it was interrupted.
+    let Some(here) = direction
+        .position_after(consumer.consumed.position, end)
+        .filter(|_| sound)
+    else {
+        revert::reset(sock);
+        return None;
+    };
+    consumer.consumed = Place::at(here, consumer.size);
+    let room = sink.room().min(u32::MAX as usize) as u32;
+    let n = consumer.available().min(room);
+    if n == 0 {
+        let got = receive(sock, sink, flags, usize::MAX);
+        // What the sender put there before its end comes first.
+        let more =
+            got == Got::Bytes(0) && look(sock, own, &mut consumer) && left_behind(&sock) != 0;
+        return (!more).then_some(got);
+    }
+    let n = match copy_out(sock, consumer.span(n), sink, flags) {
+        Ok(n) => n,
+        Err(e) => return Some(Got::Error(e)),
+    };
+    if flags & libc::MSG_PEEK == 0 {
+        let after = consumer.after(n).position;
+        let word = slot.direction(sock.role().peer());
+        // It comes over TCP after all, or a signal handler has taken it.
+        word.take_frozen(direction, after).ok()?;
+        sock.rx.consumed.fetch_max(after, AcqRel);
+        slot.counts(sock.role()).taken.store(after, Release);
+        sock.row().smc_rx.count(n);
     }
     Some(Got::Bytes(n as usize))
 }
@@ -219,7 +279,7 @@ fn empty_ring(sock: Sock, consumer: &Consumer) -> Option<Got> {
             }
             return None;
         }
-        Carrier::Frozen | Carrier::Tcp => {
+        Carrier::Frozen | Carrier::Repeating | Carrier::Tcp => {
             sock.rx.ring.store(0, Release);
             return None;
         }
@@ -288,7 +348,7 @@ pub fn killed_with_unread(conn: &Conn) -> bool {
     // Of bytes on TCP the kernel knows.
     matches!(
         slot.direction(conn.role()).load().carrier,
-        Carrier::Ring | Carrier::Final
+        Carrier::Ring | Carrier::Final | Carrier::Frozen
     ) && slot.counts(conn.role().peer()).taken.load(Acquire) != tx::producer(conn).produced.position
 }
 
@@ -322,6 +382,9 @@ fn from_tcp(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
     }
     let got = match onto_ring::up_to_seam(&sock, slot) {
         None => Some(receive(sock, sink, flags, usize::MAX)),
+        Some(0) if let Some(direction) = frozen(&sock) => {
+            from_frozen(sock, slot, direction, sink, flags)
+        }
         Some(0) => {
             onto_ring::follow(&sock, slot);
             None
@@ -363,9 +426,16 @@ fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
         Sink::Descriptor(fd, len) => {
             os::splice(sock.fd, fd, len.min(limit), libc::SPLICE_F_NONBLOCK)
         }
+        // Not a peek at a byte, which would go beyond an urgent one.
+        Sink::Nothing => os::recv(sock.fd, &mut [], libc::MSG_DONTWAIT),
     };
     match result {
-        Ok(0) if let Some(error) = sock.take_owed() => Got::Error(error),
+        Ok(0)
+            if !matches!(sink, Sink::Nothing)
+                && let Some(error) = sock.take_owed() =>
+        {
+            Got::Error(error)
+        }
         Ok(n) => {
             if flags & libc::MSG_PEEK == 0 && n != 0 {
                 sock.count_tcp_taken(n as u64);
@@ -418,7 +488,7 @@ pub fn carrier_moved(conn: &Conn, slot: &PairSlot) -> bool {
     match direction.carrier {
         Carrier::Ring => false,
         Carrier::Final => direction.position_after(here, here).is_some(),
-        Carrier::Tcp | Carrier::Frozen => true,
+        Carrier::Tcp | Carrier::Frozen | Carrier::Repeating => true,
     }
 }
 
@@ -457,7 +527,7 @@ pub fn crosses_over(sock: Sock) -> bool {
         return false;
     };
     if !sock.rx_ring() {
-        return onto_ring::gone(&sock, slot);
+        return onto_ring::gone(&sock, slot) || available(&sock) != 0;
     }
     slot.direction(sock.role().peer()).load().carrier != Carrier::Ring
         && available(&sock) == 0
@@ -483,9 +553,13 @@ pub fn left_behind(conn: &Conn) -> u32 {
     }
 }
 
-/// Bytes on the ring, as far as published, when it carries the direction.
+/// Bytes on the ring, as far as published, that are to be taken from there.
 pub fn available(conn: &Conn) -> u32 {
-    if conn.rx_ring() { left_behind(conn) } else { 0 }
+    if conn.rx_ring() || frozen(conn).is_some() {
+        left_behind(conn)
+    } else {
+        0
+    }
 }
 
 /// Whether the ring carries the direction, at once or behind what is still to be taken from TCP.

@@ -141,7 +141,13 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
         return Put::Error(died::reset(sock));
     }
     let sent = match source {
-        Source::Buffers(iov, skip) => iov.tcp_send(sock.fd, skip, TCP_CHUNK, flags),
+        Source::Buffers(iov, skip) => {
+            let limit = match source.len() > TCP_CHUNK && stays_on_tcp(sock) {
+                true => usize::MAX,
+                false => TCP_CHUNK,
+            };
+            iov.tcp_send(sock.fd, skip, limit, flags)
+        }
         Source::File(fd, offset, len) => file_over_tcp(sock.fd, fd, offset, len, flags),
         Source::Pipe(fd, len) => os::splice(fd, sock.fd, len, libc::SPLICE_F_NONBLOCK),
     };
@@ -167,6 +173,13 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
             Put::Error(e)
         }
     }
+}
+
+/// Whether the direction will not change carriers any more. Then the kernel gets all of a send at once: as
+/// it does by itself, it takes what it has room for before it looks at a reset.
+fn stays_on_tcp(sock: Sock) -> bool {
+    sock.has(flag::LEAVE | flag::FIN_SEEN | flag::SHUT_WR)
+        || os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0) & ready::GONE != 0
 }
 
 /// A piece of a file, through a buffer (which a small stack has no room for): sendfile itself would
@@ -322,11 +335,13 @@ pub fn wake_watchers(conn: &Conn) {
     let (Some(own), Some(group)) = (conn.own(), lgr::get(conn.lgr.load(Relaxed))) else {
         return;
     };
-    for word in &own.watchers {
+    // As in the kernel, who came last is woken first.
+    for word in own.watchers.iter().rev() {
         let mut list = word.load(Relaxed);
         while list != 0 {
-            let entry = list as u16;
-            list >>= 16;
+            let shift = (63 - list.leading_zeros()) & !15;
+            let entry = (list >> shift) as u16;
+            list &= !(0xffff << shift);
             let Some(context) = u32::from(entry & !COLD).checked_sub(1) else {
                 continue;
             };

@@ -20,5 +20,5 @@ pub use ctl::ctl;
 pub use dormant::closing;
 pub use reg::forget;
 pub use set::MAX as SETS;
-pub use set::{adopt, create, duplicated, escape, forked, get as known, set_closed};
+pub use set::{adopt, create, duplicated, escape, forked, forking, get as known, set_closed};
 pub use wait::{absorb, wait};

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
 pub const MAX: usize = 1 << 17;
 
+/// Two names of one thing.
+const ROOM: u32 = (libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
+
 /// Where a registration stands.
 pub mod state {
     pub const FREE: u32 = 0;
@@ -163,8 +166,8 @@ impl Reg {
     fn needed(&self, sock: Sock) -> u32 {
         let mut events = libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET;
         events |= self.asked() as c_int & libc::EPOLLPRI;
-        if !sock.tx_ring() {
-            events |= self.asked() as c_int & libc::EPOLLOUT;
+        if !sock.tx_ring() && self.asked() & ROOM != 0 {
+            events |= libc::EPOLLOUT;
         }
         events as u32
     }
@@ -204,7 +207,7 @@ impl Reg {
 
     /// The program waits for space to send.
     pub fn wants_room(&self) -> bool {
-        self.asked() & libc::EPOLLOUT as u32 != 0 && self.disarmed.load(Relaxed) == 0
+        self.asked() & ROOM != 0 && self.disarmed.load(Relaxed) == 0
     }
 
     /// The kernel reported `events` for the tag of this registration.

@@ -77,7 +77,12 @@ impl Reg {
     }
 
     fn report_anew(&self, sock: Sock, commit: bool) -> u32 {
+        let carried = sock.rx_ring();
         ready::service(sock);
+        if carried && !sock.rx_ring() {
+            // What has come over TCP is part of this answer.
+            self.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
+        }
         let _ = self.install(sock);
         let events = self.asked();
         let edge = events & libc::EPOLLET as u32 != 0;

@@ -87,6 +87,11 @@ fn secret() -> u32 {
     }
 }
 
+/// Before a fork: the child is to know tags that its parent puts into a set of both.
+pub fn forking() {
+    secret();
+}
+
 /// Width of a registration's number in a tag; its generation is above. The highest generation is
 /// left to [`BELL`].
 const INDEX_BITS: u32 = 17;

@@ -2,17 +2,18 @@
 
 use std::fs;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tests::artefacts;
 use tests::random::{LEGS, Program, Runner, generate, shrink};
 
 const USAGE: &str =
-    "usage: soak [--programs N] [--minutes M] [--seed S] [--jobs J] [--file PROGRAMS]
+    "usage: soak [--programs N] [--minutes M] [--seed S] [--jobs J] [--shrink SEC] [--file PROGRAMS]
   N programs (100000), or for M minutes; from seed S on (the clock's); J at a time (2)
+  --shrink: so long a program that differs is made shorter (120)
   --file: the programs of a file, each on every leg";
 
-/// Programs of one run of the executor.
+/// Programs of one run of the executor. The leg of a seed is always the same.
 const BATCH: u64 = 20;
 
 struct Options {
@@ -20,6 +21,7 @@ struct Options {
     minutes: u64,
     seed: u64,
     jobs: u64,
+    shrink: u64,
     file: Option<String>,
 }
 
@@ -30,6 +32,7 @@ fn options() -> Result<Options, String> {
         minutes: 24 * 60,
         seed: now.map_or(1, |t| t.as_secs()) * 1_000_000,
         jobs: 2,
+        shrink: 120,
         file: None,
     };
     let mut args = std::env::args().skip(1);
@@ -41,6 +44,7 @@ fn options() -> Result<Options, String> {
             "--minutes" => options.minutes = number()?,
             "--seed" => options.seed = number()?,
             "--jobs" => options.jobs = number()?,
+            "--shrink" => options.shrink = number()?,
             "--file" => options.file = Some(value),
             _ => return Err(USAGE.into()),
         }
@@ -82,8 +86,8 @@ fn repeat(file: &str) -> u64 {
 
 fn soak(options: &Options) -> u64 {
     let end = Instant::now() + Duration::from_secs(options.minutes * 60);
+    let (first, last) = (options.seed, options.seed + options.programs);
     let (next, done, found) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let stop = AtomicBool::new(false);
     let printing = Mutex::new(Instant::now());
     let dir = artefacts::target().join("tests/random");
     fs::create_dir_all(&dir).expect("a directory in target");
@@ -92,22 +96,20 @@ fn soak(options: &Options) -> u64 {
         for _ in 0..options.jobs {
             scope.spawn(|| {
                 let runner = Runner::new();
-                while !stop.load(Relaxed) && Instant::now() < end {
-                    let from = next.fetch_add(BATCH, Relaxed);
-                    if from >= options.programs {
+                while Instant::now() < end {
+                    let batch = first / BATCH + next.fetch_add(1, Relaxed);
+                    let seeds = (batch * BATCH).max(first)..((batch + 1) * BATCH).min(last);
+                    if seeds.is_empty() {
                         break;
                     }
-                    let seed = options.seed + from;
-                    let programs: Vec<_> = (seed..seed + BATCH).map(generate).collect();
-                    let leg = &LEGS[(from / BATCH) as usize % LEGS.len()];
+                    let count = seeds.end - seeds.start;
+                    let programs: Vec<_> = seeds.map(generate).collect();
+                    let leg = &LEGS[batch as usize % LEGS.len()];
                     for difference in runner.compare(&programs, leg) {
                         found.fetch_add(1, Relaxed);
-                        let short = if difference.seen > 1 {
-                            shrink(
-                                &runner,
-                                difference,
-                                Instant::now() + Duration::from_secs(120),
-                            )
+                        let short = if difference.seen > 1 && options.shrink > 0 {
+                            let end = Instant::now() + Duration::from_secs(options.shrink);
+                            shrink(&runner, difference, end)
                         } else {
                             difference
                         };
@@ -117,7 +119,7 @@ fn soak(options: &Options) -> u64 {
                         );
                         println!("{short}");
                     }
-                    let so_far = done.fetch_add(BATCH, Relaxed) + BATCH;
+                    let so_far = done.fetch_add(count, Relaxed) + count;
                     let mut last = printing.lock().unwrap_or_else(|e| e.into_inner());
                     if last.elapsed() > Duration::from_secs(60) {
                         *last = Instant::now();

@@ -150,6 +150,10 @@ impl Model {
             // To use a set of the parent's is such a thing.
             table = table.map(|kind| if kind == Kind::Set { Kind::Empty } else { kind });
         }
+        let process = self.process(actor);
+        let sets = (0..SLOTS).filter(|slot| table[*slot] == Kind::Set);
+        self.inherited
+            .extend(sets.map(|slot| (process, slot as i64)));
         self.tables.push(table);
         self.actors[new] = Some(self.tables.len() - 1);
         self.push(actor, "fork", &[new as i64]);

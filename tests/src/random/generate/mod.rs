@@ -38,6 +38,9 @@ struct Model {
     ends: Vec<[End; 2]>,
     /// Ends that were entered in some set.
     in_sets: Vec<(usize, usize)>,
+    /// Sets, by process and slot, that a child has inherited: it does not hear of what this process
+    /// enters from then on (docs/limits.md).
+    inherited: Vec<(usize, i64)>,
     tag: i64,
     urgent: bool,
     /// A registration is edge-triggered or one-shot. When such a connection goes back to TCP, the program may
@@ -77,6 +80,7 @@ pub fn generate(seed: u64) -> Program {
         actors,
         ends: vec![Default::default(); pairs],
         in_sets: Vec::new(),
+        inherited: Vec::new(),
         tag: 0,
         urgent: false,
         edges: false,
@@ -170,6 +174,7 @@ impl Model {
 
     fn put(&mut self, actor: usize, slot: i64, kind: Kind) {
         let process = self.process(actor);
+        self.inherited.retain(|place| *place != (process, slot));
         self.tables[process][slot as usize] = kind;
     }
 
@@ -349,6 +354,9 @@ impl Model {
             self.edges = true;
         }
         self.tag = (self.tag + 1) % 64;
+        if op != 2 && self.inherited.contains(&(self.process(actor), set)) {
+            return;
+        }
         if let Kind::End(conn, side) = self.kind(actor, slot) {
             self.in_sets.push((conn, side));
         }
