@@ -102,7 +102,10 @@ impl Sender {
                         .position_after(from.position, to.position)
                         .expect("what was taken was published");
                 }
-                Err(now) => frozen = now,
+                Err(now) => {
+                    assert_eq!(now.carrier, Carrier::Frozen);
+                    frozen = now;
+                }
             }
         }
     }

@@ -94,7 +94,7 @@ pub fn before_exec(told: Told) -> bool {
         if free && os::getpid() as u32 == lock::pid() {
             for_each(|sock| {
                 if sock.phase() != phase::BARRED || !escape::inheritable(sock) {
-                    close::abandon(sock);
+                    let _ = close::abandon(sock);
                 }
             });
         }
@@ -142,6 +142,6 @@ pub fn exit_now(_status: c_int) {
 
 /// The process ends: others that hold its connections go on alone.
 pub fn ending() {
-    for_each(close::abandon);
+    for_each(close::at_exit);
     ctx::ending();
 }

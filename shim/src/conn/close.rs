@@ -233,13 +233,24 @@ pub fn sweep() {
 
 /// The kernel is about to close a descriptor without a call of the program: others that hold the
 /// connection go on alone.
-pub fn abandon(sock: Sock) {
+/// True: there are none, and it may have been on a ring.
+pub fn abandon(sock: Sock) -> bool {
     let alone = sock
         .holders
         .fetch_update(AcqRel, Relaxed, |n| (n > 1).then(|| n - 1))
         .is_err();
-    if alone && sock.phase() == phase::PAIRED {
+    let paired = alone && sock.phase() == phase::PAIRED;
+    if paired {
         end_handshake(sock);
         hand_over(sock);
+    }
+    paired
+}
+
+/// The process ends. What it leaves unread makes this the end of a process that was killed, see
+/// [`rx::killed_with_unread`].
+pub fn at_exit(sock: Sock) {
+    if abandon(sock) && sock.on_ring() && rx::on_ring(&sock) == 0 {
+        rx::change_flags(&sock, cdc::flag::CLOSED, 0);
     }
 }

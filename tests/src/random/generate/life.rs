@@ -6,6 +6,11 @@ impl Model {
     pub(super) fn shutdown(&mut self, actor: usize) {
         let slot = self.socket(actor);
         let how = self.pick(&[1, 1, 1, 0, 2]);
+        if how != 1
+            && let Kind::End(conn, side) = self.kind(actor, slot)
+        {
+            self.ends[conn][side].deaf = true;
+        }
         self.push(actor, "shutdown", &[slot, how]);
     }
 

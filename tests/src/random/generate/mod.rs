@@ -27,6 +27,8 @@ struct End {
     /// An actor may sleep on it: in a receive, or in a wait for readiness.
     receiver: bool,
     waiter: bool,
+    /// It may have been shut down for reading.
+    deaf: bool,
 }
 
 struct Model {
@@ -412,8 +414,9 @@ impl Model {
         self.push(actor, "flags", &[slot, 0, 0]);
         self.push(reader, "recvall", &[at, bytes, chunk]);
         self.push(actor, "sendall", &[slot, bytes]);
-        self.ends[conn][side].unread = 0;
-        self.ends[conn][side].receiver = true;
+        let end = &mut self.ends[conn][side];
+        end.unread = if end.deaf { bytes } else { 0 };
+        end.receiver = true;
     }
 
     fn drain(&mut self, actor: usize) {
