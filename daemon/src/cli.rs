@@ -257,11 +257,11 @@ pub enum Seid {
 }
 
 fn buffer(text: &str) -> Result<u64, String> {
-    let bytes = size(text)?;
-    if bytes > i32::MAX as u64 {
-        return Err("at most 2047m".into());
+    match size(text)? {
+        0 => Err("a buffer has at least one byte".into()),
+        bytes if bytes > i32::MAX as u64 => Err("at most 2047m".into()),
+        bytes => Ok(bytes),
     }
-    Ok(bytes)
 }
 
 /// The whole command line of `smclo`.

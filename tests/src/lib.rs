@@ -18,6 +18,7 @@ pub mod netns;
 pub mod package;
 pub mod peer;
 pub mod process;
+pub mod prometheus;
 pub mod random;
 pub mod run;
 pub mod stage;

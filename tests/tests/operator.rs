@@ -309,6 +309,20 @@ fn metrics_are_served_when_asked_for() {
         "{body}"
     );
     assert!(!body.contains("uid="), "the port is everybody's");
+    let served = tests::prometheus::read(body);
+    let told = tests::prometheus::read(&lab.smclo("stats --prometheus").finish().ok());
+    for (name, family) in &served {
+        assert_eq!(family.kind, told[name].kind, "{name}");
+        assert!(
+            !family.samples.is_empty() || name == "smclo_fallbacks_total",
+            "{name}"
+        );
+    }
+    let all = told.keys().filter(|name| !served.contains_key(*name));
+    assert!(
+        all.clone().all(|name| name.starts_with("smclo_user_")),
+        "{all:?}"
+    );
     assert!(ask(port, "GET / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 404 "));
     assert!(ask(port, "nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
     let text = lab.smclo("stats --prometheus").finish().ok();

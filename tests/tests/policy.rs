@@ -133,3 +133,98 @@ fn config_check_names_line_and_column() {
         "smclo: /no/such/file: No such file or directory\n"
     );
 }
+
+/// A web server on all loopback addresses under the host's policy `file`, and a `client` that asks it at
+/// `address`: whether bytes went over SMC.
+fn fetched(file: &str, address: &str, client: &str, user: &[&str]) -> bool {
+    let config = tempfile(file);
+    let lab = Lab::start_with(&["--config", &config.display().to_string()]);
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(lab.dir(), fs::Permissions::from_mode(0o777)).unwrap();
+    let port = net::free_port();
+    let text = net::nginx_config(lab.dir(), port, 1, "location / { return 200 answer; }");
+    let text = text.replace(&format!("127.0.0.1:{port}"), &format!("0.0.0.0:{port}"));
+    fs::write(lab.dir().join("nginx.conf"), text).unwrap();
+    let server = lab
+        .shim("nginx")
+        .args(["-e", "nginx.err", "-c", "nginx.conf", "-p"])
+        .arg(lab.dir())
+        .through(user)
+        .spawn()
+        .listening(port);
+    let run = lab.shim(client).through(user);
+    let run = if client == "curl" {
+        // 2,000 requests on one connection.
+        let run = run.words("-sS --noproxy * -o /dev/null");
+        run.arg(format!("http://{address}:{port}/[1-2000]"))
+    } else {
+        let script = format!(
+            "import http.client
+c = http.client.HTTPConnection('{address}', {port})
+for i in range(2000):
+    c.request('GET', '/'); assert c.getresponse().read() == b'answer'"
+        );
+        run.args(["-c", &script])
+    };
+    run.finish().ok();
+    server.stop();
+    let stats = lab.settled();
+    let refused = stats.fallbacks(reason::POLICY_OFF) > 0;
+    let fast = stats.smc_bytes() > 0;
+    assert!(stats.tcp_bytes() > 0 || fast, "{}", stats.raw);
+    // Who is off altogether claims nothing that could be refused.
+    assert!(!(refused && fast), "{}", stats.raw);
+    lab.assert_clean();
+    fs::remove_file(config).unwrap();
+    fast
+}
+
+fn tempfile(text: &str) -> std::path::PathBuf {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let n = COUNT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("smclo-test-policy-{}-{n}.toml", std::process::id());
+    let path = std::env::temp_dir().join(name);
+    fs::write(&path, format!("when = 'first-byte'\n{text}")).unwrap();
+    path
+}
+
+const PYTHON: &str = "/usr/bin/python3";
+
+/// Each rule with a client that it means, and with one that it does not.
+#[test]
+fn rules_and_real_programs() {
+    if plain_only() {
+        return;
+    }
+    let rule = |what: &str| format!("[[rule]]\n{what}\naccelerate = false");
+    let address = rule("address = '127.0.0.2'");
+    assert!(!fetched(&address, "127.0.0.2", "curl", &[]));
+    assert!(fetched(&address, "127.0.0.1", "curl", &[]));
+    let net = rule("address = ['127.9.0.0/16', '::1']");
+    assert!(!fetched(&net, "127.9.8.7", "curl", &[]));
+    let program = rule("program = ['curl', 'other*']");
+    assert!(!fetched(&program, "127.0.0.1", "curl", &[]));
+    assert!(fetched(&program, "127.0.0.1", PYTHON, &[]));
+}
+
+/// By user, which only root can try.
+#[test]
+fn rules_for_a_user() {
+    // SAFETY: geteuid cannot fail.
+    if plain_only() || unsafe { libc::geteuid() } != 0 {
+        return;
+    }
+    let nobody: &[&str] = &[
+        "setpriv",
+        "--reuid=nobody",
+        "--regid=nogroup",
+        "--clear-groups",
+    ];
+    let rule = "[[rule]]\nuid = 'nobody'\naccelerate = false";
+    assert!(!fetched(rule, "127.0.0.1", "curl", nobody));
+    assert!(fetched(rule, "127.0.0.1", "curl", &[]));
+    let rule = "[[rule]]\nuid = 0\naccelerate = false";
+    assert!(fetched(rule, "127.0.0.1", "curl", nobody));
+    assert!(!fetched(rule, "127.0.0.1", "curl", &[]));
+}
