@@ -1,5 +1,6 @@
 //! Shared memory files: made here and sealed, or taken from a client and checked.
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MemFdCreateFlag, memfd_create};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
@@ -9,10 +10,17 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
+/// MFD_NOEXEC_SEAL: where vm.memfd_noexec is 2 no memfd is made without it. Since Linux 6.3.
+const NOEXEC_SEAL: MemFdCreateFlag = MemFdCreateFlag::from_bits_retain(8);
+
 /// A new memfd of `len` zero bytes, not sealed yet.
 pub fn create(name: &CStr, len: u64) -> io::Result<File> {
     let flags = MemFdCreateFlag::MFD_CLOEXEC | MemFdCreateFlag::MFD_ALLOW_SEALING;
-    let file = File::from(memfd_create(name, flags)?);
+    let file = match memfd_create(name, flags | NOEXEC_SEAL) {
+        Err(Errno::EINVAL) => memfd_create(name, flags)?,
+        made => made?,
+    };
+    let file = File::from(file);
     file.set_len(len)?;
     Ok(file)
 }

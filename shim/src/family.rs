@@ -59,7 +59,7 @@ fn sealed(name: &[u8], len: usize, seals: c_int) -> Result<(c_int, *mut u8), i32
     if os::file_size_limit() < len {
         return Err(libc::EFBIG);
     }
-    let fd = os::memfd_create(name, libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)?;
+    let fd = os::memfd(name)?;
     let fd = crate::ownfd::raise(fd)?;
     let made = os::ftruncate(fd, len).and_then(|()| {
         let at = os::map_shared(fd, len)?;

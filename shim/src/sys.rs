@@ -315,12 +315,6 @@ pub fn dup_cloexec(fd: c_int, lowest: usize) -> Answer {
     fcntl(fd, libc::F_DUPFD_CLOEXEC, lowest)
 }
 
-/// memfd_create(2).
-#[inline]
-pub fn memfd_create(name: &CStr, flags: c_uint) -> Answer {
-    call!(libc::SYS_memfd_create, name.as_ptr(), flags)
-}
-
 /// openat(2).
 #[inline]
 pub fn openat(dir: c_int, path: &CStr, flags: c_int, mode: libc::mode_t) -> Answer {

@@ -160,6 +160,61 @@ fn redirect_within_a_namespace() {
     }
 }
 
+/// A packet filter that drops, or rejects, every packet of a connection under way: what a program
+/// hears is what its keepalive finds out, also where its bytes go past the filter.
+#[test]
+fn hc_063_packet_filter() {
+    if !netns::possible() {
+        return;
+    }
+    // What is not acknowledged yet would be sent again for a quarter of an hour before anything else.
+    let program = "import array, errno, fcntl, socket, sys, termios
+def sent(s):
+    left = array.array('i', [1])
+    while left[0]: fcntl.ioctl(s, termios.TIOCOUTQ, left)
+l = socket.create_server(('127.0.0.1', 7000))
+a = socket.create_connection(l.getsockname())
+b, _ = l.accept()
+for i in range(300):
+    a.sendall(b'question'); assert b.recv(100) == b'question'
+    b.sendall(b'answer'); assert a.recv(100) == b'answer'
+sent(a); sent(b)
+print('ready', flush=True)
+sys.stdin.readline()
+for one in a, b:
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for what, n in (('TCP_KEEPCNT', 2), ('TCP_KEEPINTVL', 1), ('TCP_KEEPIDLE', 1)):
+        one.setsockopt(socket.IPPROTO_TCP, getattr(socket, what), n)
+for one in a, b:
+    try: print(one.recv(100))
+    except OSError as e: print(errno.errorcode[e.errno])
+    try: print(one.send(b'more'))
+    except OSError as e: print(errno.errorcode[e.errno])
+";
+    for verdict in ["drop", "reject with tcp reset"] {
+        tests::stage::same_and_fast(|stage| {
+            let here = Netns::new();
+            let input = stage.dir().join("input");
+            let mut open = tests::process::fifo(&input);
+            let run = stage.run("/usr/bin/python3").args(["-c", program]);
+            let run = here.run(run).stdin(&input).spawn();
+            let ready = || run.stdout().contains("ready");
+            assert!(
+                net::wait_until(Duration::from_secs(20), ready),
+                "{}",
+                run.stderr()
+            );
+            here.nft(&format!(
+                "table ip f {{ chain out {{ type filter hook output priority 0;
+                 tcp dport {PORT} {verdict}; tcp sport {PORT} {verdict}; }}; }}"
+            ));
+            use std::io::Write;
+            writeln!(open, "go").unwrap();
+            run.finish().ok()
+        });
+    }
+}
+
 /// Two pairs of namespaces with the same addresses and the same ports, at the same time.
 fn twins() -> [[Netns; 2]; 2] {
     [two(), two()]

@@ -241,3 +241,95 @@ fn hc_116_uring_for_files() {
 fn hc_116_uring_names_sockets() {
     with_uring("other_names");
 }
+
+/// Under `smclo run` a program linked with musl runs as it is; preloaded by hand the library, which
+/// needs glibc, keeps its loader from starting it.
+#[test]
+fn hc_112_musl() {
+    if plain_only() || !tests::stage::wanted("musl-gcc") {
+        return;
+    }
+    let lab = Lab::start();
+    let source = lab.dir().join("hello.c");
+    std::fs::write(
+        &source,
+        "#include <stdio.h>\nint main(void) { puts(\"hello\"); return 0; }",
+    )
+    .unwrap();
+    let program = lab.dir().join("hello");
+    lab.plain("musl-gcc")
+        .arg(&source)
+        .arg("-o")
+        .arg(&program)
+        .finish()
+        .ok();
+    let run = lab.plain(artefacts::path("smclo")).arg("run").arg(&program);
+    let said = run.env("SMCLO_SOCKET", lab.socket()).finish();
+    assert!(said.stderr.contains("linked with musl"), "{said}");
+    assert_eq!(said.stderr.lines().count(), 1, "{said}");
+    assert_eq!(said.ok(), "hello\n");
+    assert_eq!(lab.shim(&program).finish().code(), Some(127));
+}
+
+/// Words that start a program in namespaces of its own, when `prepare` has run there.
+fn apart<'a>(namespaces: &'a str, script: &'a str) -> Vec<&'a str> {
+    let mut words = vec!["unshare"];
+    words.extend(namespaces.split_whitespace());
+    words.extend(["sh", "-c", script, "sh"]);
+    words
+}
+
+/// Both programs where nothing can be written, and there is no memory to be had from /dev/shm.
+#[test]
+fn hc_094_no_shm_and_read_only() {
+    if !tests::netns::possible() {
+        return;
+    }
+    let script = "mount -t tmpfs -o ro,noexec none /dev/shm && mount -o remount,bind,ro / && \
+                  ! touch /dev/shm/x /x 2>/dev/null && exec \"$@\"";
+    let words = apart("--mount", script);
+    let lab = Lab::start();
+    let (share, errors) = talk(&lab, &ccase::compile("talk"), |run| run.through(&words));
+    assert!(share > 0.5, "{share} {errors:?}");
+    lab.assert_clean();
+}
+
+/// Where the host forbids files in memory that could be executed, and a library on a file system
+/// from which nothing may be executed, which the loader leaves out.
+#[test]
+fn hc_118_nothing_executable() {
+    const SETTING: &str = "/proc/sys/vm/memfd_noexec";
+    if !tests::netns::possible() {
+        return;
+    }
+    let program = ccase::compile("talk");
+    if Path::new(SETTING).exists() {
+        // The setting is one of the process namespace.
+        let script = format!("echo 2 > {SETTING} && exec \"$@\"");
+        let words = apart("--pid --fork --kill-child --mount-proc", &script);
+        let lab = Lab::start_through(&words);
+        let (share, errors) = talk(&lab, &program, |run| run.through(&words));
+        assert!(share > 0.5, "{share} {errors:?}");
+        lab.assert_clean();
+    }
+    let lab = Lab::start();
+    let place = lab.dir().join("place");
+    std::fs::create_dir(&place).unwrap();
+    let library = artefacts::library();
+    let script = format!(
+        "mount -t tmpfs -o noexec none {at} && cp {from} {at}/l.so && LD_PRELOAD={at}/l.so \"$@\"",
+        at = place.display(),
+        from = library.display()
+    );
+    let words = apart("--mount", &script);
+    let preloaded = |run: Run| run.env("LD_PRELOAD", "").through(&words);
+    let (share, errors) = talk(&lab, &program, preloaded);
+    if !plain_only() {
+        assert_eq!(share, 0.0);
+    }
+    assert!(
+        errors.iter().all(|e| e.contains("cannot be preloaded")),
+        "{errors:?}"
+    );
+    lab.assert_clean();
+}

@@ -2,6 +2,7 @@
 
 use crate::cli::Profile;
 use crate::client::Connection;
+use crate::tool::doctor::program;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, signal};
@@ -87,18 +88,28 @@ impl Run {
                 self.command[0].display()
             );
         }
-        Ok(self.environment(env::vars_os(), &library, socket.as_deref()))
+        let musl = program::needs_musl(&self.command[0]);
+        if musl {
+            eprintln!(
+                "smclo: {} is linked with musl, the library with glibc; it runs on plain TCP",
+                self.command[0].display()
+            );
+        }
+        let library = (!musl).then_some(library.as_path());
+        Ok(self.environment(env::vars_os(), library, socket.as_deref()))
     }
 
     fn environment(
         &self,
         inherited: impl Iterator<Item = (OsString, OsString)>,
-        library: &Path,
+        library: Option<&Path>,
         socket: Option<&Path>,
     ) -> BTreeMap<OsString, OsString> {
         let mut env: BTreeMap<OsString, OsString> = inherited.collect();
-        let preload = append(env.get(OsStr::new("LD_PRELOAD")), library.as_os_str());
-        env.insert("LD_PRELOAD".into(), preload);
+        if let Some(library) = library {
+            let preload = append(env.get(OsStr::new("LD_PRELOAD")), library.as_os_str());
+            env.insert("LD_PRELOAD".into(), preload);
+        }
         if self.debug {
             env.insert("SMC_DEBUG".into(), "1".into());
         }
@@ -271,7 +282,7 @@ mod tests {
         };
         let old = [("SMC_SNDBUF", "7"), ("SMC_RCVBUF", "8"), ("HOME", "/h")];
         let old = old.map(|(n, v)| (n.into(), v.into())).into_iter();
-        let env = run.environment(old, Path::new("/l.so"), Some(Path::new("/s")));
+        let env = run.environment(old, Some(Path::new("/l.so")), Some(Path::new("/s")));
         let get = |name: &str| env.get(OsStr::new(name)).and_then(|v| v.to_str());
         assert_eq!(get("SMC_SNDBUF"), Some("7"), "kept");
         assert_eq!(get("SMC_RCVBUF"), Some("65536"));
@@ -283,7 +294,7 @@ mod tests {
             ..Run::default()
         };
         let old = [("SMC_RCVBUF", "8")].map(|(n, v)| (n.into(), v.into()));
-        let set = fast.environment(old.into_iter(), Path::new("/l.so"), None);
+        let set = fast.environment(old.into_iter(), Some(Path::new("/l.so")), None);
         let get_set = |name: &str| set.get(OsStr::new(name)).and_then(|v| v.to_str());
         assert_eq!(get_set("SMC_RCVBUF"), Some("8"), "the environment stays");
         assert_eq!(get_set("SMCLO_SPIN_US"), Some("0"));

@@ -75,7 +75,7 @@ pub mod flag {
     pub const FIN_SEEN: u32 = 4;
     /// ECONNRESET is owed to the program.
     pub const RESET: u32 = 0x10;
-    /// The reset was reported; sends give EPIPE, receives 0.
+    /// The reset, or another end of the kernel's socket, was reported; sends give EPIPE, receives 0.
     pub const DEAD: u32 = 0x20;
     /// Back to TCP at the next call, for good.
     pub const LEAVE: u32 = 0x40;
@@ -203,6 +203,15 @@ pub struct Conn {
     pub inbox: Inbox,
     pub tx: Tx,
     pub rx: Rx,
+}
+
+/// The errors with which the kernel gives a connection up: the peer's reset, no answer any more
+/// (keepalive, TCP_USER_TIMEOUT), and an administrator's `ss -K`.
+fn breaks(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::ECONNRESET | libc::ETIMEDOUT | libc::ECONNABORTED
+    )
 }
 
 impl Conn {
@@ -357,14 +366,14 @@ impl Conn {
     /// The kernel reports a broken connection once. A call that has moved something gives its
     /// count instead, and leaves the error to the next.
     pub fn owe(&self, errno: i32) {
-        if matches!(errno, libc::ECONNRESET | libc::ETIMEDOUT) {
+        if breaks(errno) {
             self.owed.store(errno as u32, Release);
         }
     }
 
-    /// After a kernel call has failed: a reset is reported once, to whoever came first.
+    /// After a kernel call has failed: a broken connection is reported once, to whoever came first.
     pub fn note_error(&self, errno: i32) {
-        if errno == libc::ECONNRESET {
+        if breaks(errno) {
             self.set(flag::DEAD);
         }
     }

@@ -7,7 +7,8 @@ super::rows! {
         ["differential::hc_process::hc_082_two_writers" "differential::process::both_share"]
         "While two processes hold it, a connection is not claimed; one that is on a ring stays there.";
     83 P0 Same "fork for a snapshot; the child leaves by _exit"
-        ["differential::process::snapshot_child" "programs_store::snapshot_under_load"] "";
+        ["differential::process::snapshot_child" "programs_store::snapshot_under_load"
+         "programs_store::replication_diskless"] "";
     84 P0 Same "vfork, posix_spawn, clone with shared memory, system, popen"
         ["differential::hc_process::hc_084_shared_memory_children" "differential::process::spawned"
          "hooks::process"] "";
@@ -35,7 +36,7 @@ super::rows! {
         ["differential::hc_process::hc_093_little_memory" "fallback::out_of_dmbs"]
         "An arena needs 256 MiB of address space.";
     94 P1 Same "no /dev/shm, read-only file systems"
-        [] "Nothing to test: all memory is memfd, which lies in no file system; the daemon needs only its socket.";
+        ["surroundings::hc_094_no_shm_and_read_only"] "";
     95 P1 Same "chroot after the start"
         ["differential::hc_process::hc_095_chroot"] "";
     96 P1 Tcp "privileges dropped after accept"

@@ -33,12 +33,14 @@ super::rows! {
         "Calls past the library keep their connection on TCP.";
     111 P1 Untested "symbols that an older or newer libc has or lacks"
         [] "Names are looked up at start by their default version; a name that is missing falls back to the system call. `scripts/check-exports` checks what we export. Only Debian 12's glibc is tested.";
-    112 P1 Untested "musl"
-        [] "Not supported: x86-64 and glibc only.";
+    112 P1 Limit "musl"
+        ["surroundings::hc_112_musl" "doctor::musl"]
+        "`smclo run` starts such a program without the library, `smclo doctor` says why. With the library in LD_PRELOAD it does not start.";
     113 P1 Tcp "static programs"
         ["surroundings::hc_113_static_program"] "";
     114 P0 Tcp "raw system calls (Go) at one end, or mixed with ours"
-        ["differential::odd::past_the_library" "differential::odd::one_end_past"] "";
+        ["differential::odd::past_the_library" "differential::odd::one_end_past"
+         "programs_runtimes::go_static_client" "programs_runtimes::go_linked_client"] "";
     115 P1 Same "syscall() on a connection"
         ["differential::odd::by_number" "hooks::syscall"] "";
     116 P1 Tcp "io_uring"
@@ -48,8 +50,9 @@ super::rows! {
     117 P1 Tcp "seccomp sandboxes"
         ["differential::hc_process::hc_117_seccomp_errno"
          "differential::hc_process::hc_117_seccomp_kill"] "";
-    118 P1 Untested "security modules, noexec mounts"
-        [] "No code is patched and no helper started; what is needed beyond the program's own calls is a Unix socket, memfds and eventfds. No such policy is set up by the tests.";
+    118 P1 Same "security modules, noexec mounts"
+        ["surroundings::hc_118_nothing_executable"]
+        "No code is patched and no helper started; the memory files are sealed against execution. From a noexec mount the loader takes no library: TCP. The test machine has no security module to confine a program with; what one must allow is a Unix socket, memfds, eventfds and passing them on.";
     119 P1 Same "stacks that the program switches"
         ["differential::hc_runtime::hc_119_switched_stacks"] "";
     120 P1 Same "sockets that the resolver makes inside libc"

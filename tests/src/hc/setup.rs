@@ -41,8 +41,9 @@ super::rows! {
         ["differential::setup::disconnect" "differential::hc_setup::hc_016_wrong_order"] "";
     17 P1 Same "IPv6, mapped and scoped addresses, IPV6_V6ONLY"
         ["differential::setup::ipv6" "differential::hc_setup::hc_017_v6only"] "";
-    18 P1 Untested "destinations rewritten on the host (REDIRECT, DNAT)"
-        [] "The server claims with the destination that the client named (SO_ORIGINAL_DST); where the kernel does not tell it, the ends do not find each other and stay on TCP. Rules of a packet filter are not set up by the tests.";
+    18 P1 Same "destinations rewritten on the host (REDIRECT, DNAT)"
+        ["namespaces::redirect_within_a_namespace" "namespaces::destination_nat_between_namespaces"]
+        "Where neither the kernel (SO_ORIGINAL_DST) nor the packets tell who is the other end, the connection stays on TCP.";
     19 P1 Same "ends in different network namespaces"
         ["namespaces::veth" "namespaces::containers_on_a_bridge"
          "namespaces::destination_nat_between_namespaces"] "";

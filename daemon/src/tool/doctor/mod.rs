@@ -3,7 +3,7 @@
 
 mod host;
 mod process;
-mod program;
+pub mod program;
 
 use crate::tool::table::{BAD, BOLD, FAINT, GOOD, WARN, paint};
 use serde::Serialize;

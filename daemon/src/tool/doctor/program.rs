@@ -1,8 +1,10 @@
 //! What can be seen of a program file.
 
 use super::Finding;
+use goblin::container::Ctx;
 use goblin::elf::Elf;
 use goblin::elf::header::EM_X86_64;
+use goblin::elf::program_header::{PT_INTERP, ProgramHeader};
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -54,6 +56,33 @@ pub fn check(path: &Path) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// Whether a command is linked with musl, whose loader would rather not start it than go without a
+/// library that needs glibc. Reads no more than the beginning of its file.
+pub fn needs_musl(command: &OsStr) -> bool {
+    let mut path = resolve(command);
+    for _ in 0..MAX_DEPTH {
+        let next = path.as_deref().and_then(interpreter_of_script);
+        let Some(next) = next else { break };
+        path = resolve(next.as_os_str());
+    }
+    let loader = path.and_then(|path| loader(&path));
+    loader.is_some_and(|name| name.contains("ld-musl"))
+}
+
+fn loader(path: &Path) -> Option<String> {
+    const BEGINNING: u64 = 64 << 10;
+    let mut bytes = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(BEGINNING).read_to_end(&mut bytes).ok()?;
+    let head = Elf::parse_header(&bytes).ok()?;
+    let form = Ctx::new(head.container().ok()?, head.endianness().ok()?);
+    let parts = usize::try_from(head.e_phoff).ok()?;
+    let parts = ProgramHeader::parse(&bytes, parts, usize::from(head.e_phnum), form).ok()?;
+    let name = parts.iter().find(|part| part.p_type == PT_INTERP)?;
+    let name = bytes.get(name.file_range())?;
+    Some(String::from_utf8_lossy(name).into_owned())
 }
 
 /// The program on the first line; what `env` would start, where it is `env`.
