@@ -26,6 +26,11 @@ impl Stage {
         }
     }
 
+    /// Whether programs start under the shim.
+    pub fn shimmed(&self) -> bool {
+        self.shim
+    }
+
     /// Bytes over SMC of everything that has run; the programs have ended. On plain TCP the least
     /// that a caller can ask for.
     #[track_caller]
