@@ -3,7 +3,7 @@
 
 mod model;
 
-use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 use model::{Bell, Context, Ring};
@@ -11,6 +11,7 @@ use protocol::shm::cdc::{Cursor, Place, flag};
 use protocol::shm::consumer_word::ConsumerWord;
 use protocol::shm::ring::{Consumer, Producer};
 use protocol::shm::sync::{Ordering, fence};
+use protocol::shm::wait::WaitWord;
 
 /// A connection in one direction, one byte per message.
 struct Link {
@@ -342,5 +343,108 @@ fn a_bell_that_another_thread_is_about_to_install() {
         bells.wake(1);
         waking.join().unwrap();
         assert!(bells.bell[0].rings() && bells.bell[1].rings());
+    });
+}
+
+/// A context that another process of the peer's family has taken over, with a doorbell of its own: the
+/// one that we know rings where nobody sleeps any more. `lgr` and `ctx` of the shim.
+struct TakenOver {
+    word: WaitWord,
+    /// By generation - 1.
+    bells: [Bell; 2],
+    /// Messages on the channel; the first has been looked at.
+    sent: AtomicUsize,
+    seen: AtomicUsize,
+    peek: Mutex<()>,
+    /// The doorbell that we know of, and its generation.
+    fd: AtomicUsize,
+    of: AtomicU32,
+    rung: AtomicU64,
+    data: [AtomicU64; 2],
+}
+
+impl TakenOver {
+    fn new() -> Arc<Self> {
+        let word = WaitWord::default();
+        word.new_bell();
+        Arc::new(TakenOver {
+            word,
+            bells: Default::default(),
+            sent: AtomicUsize::new(1),
+            seen: AtomicUsize::new(1),
+            peek: Mutex::new(()),
+            fd: AtomicUsize::new(0),
+            of: AtomicU32::new(1),
+            rung: AtomicU64::new(0),
+            data: Default::default(),
+        })
+    }
+
+    /// The new owner: `ctx::take`, `LinkGroup::announce`, and sleep until both have written.
+    fn own(&self) {
+        self.word.new_bell();
+        self.sent.store(2, Ordering::Release);
+        let come = || self.data.iter().all(|d| d.load(Ordering::Acquire) != 0);
+        while !come() {
+            self.word.enter();
+            if !come() {
+                self.bells[1].wait();
+            }
+            self.word.leave();
+            self.bells[1].silence();
+            self.word.renew();
+        }
+    }
+
+    fn write(&self, n: usize) {
+        self.data[n].store(1, Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.wake();
+    }
+
+    /// `LinkGroup::wake`.
+    fn wake(&self) {
+        let Some(epoch) = self.word.epoch_if_asleep() else {
+            return;
+        };
+        let mark = epoch << 1 | 1;
+        if self.rung.swap(mark, Ordering::AcqRel) == mark {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        let valid = self.word.bell();
+        if self.of.load(Ordering::Acquire) != valid {
+            self.fetch();
+        }
+        self.bells[self.fd.load(Ordering::Acquire)].ring();
+    }
+
+    /// `LinkGroup::fetch_bells` and `install`.
+    fn fetch(&self) {
+        let _peek = self.peek.lock().unwrap();
+        if self.seen.load(Ordering::Acquire) == self.sent.load(Ordering::Acquire) {
+            return;
+        }
+        self.seen.store(2, Ordering::Release);
+        self.fd.store(1, Ordering::Release);
+        self.of.store(2, Ordering::Release);
+    }
+}
+
+#[test]
+fn a_context_that_was_taken_over() {
+    model::explore(3, || {
+        let context = TakenOver::new();
+        let owner = {
+            let context = context.clone();
+            thread::spawn(move || context.own())
+        };
+        let other = {
+            let context = context.clone();
+            thread::spawn(move || context.write(1))
+        };
+        context.write(0);
+        other.join().unwrap();
+        owner.join().unwrap();
     });
 }
