@@ -6,7 +6,7 @@ use crate::lock::Lock;
 use crate::{clock, family, fds, os};
 use protocol::stats::ROWS;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 
 pub const MAX: usize = 1 << 17;
 
@@ -69,35 +69,9 @@ pub struct Reg {
     pub next: AtomicU32,
 }
 
-static REGS: [Reg; MAX] = [const {
-    Reg {
-        state: AtomicU32::new(0),
-        generation: AtomicU32::new(0),
-        set: AtomicU32::new(0),
-        // Zeros, so that the table takes no room in the file; set before a registration is found.
-        fd: AtomicI32::new(0),
-        via: AtomicI32::new(0),
-        conn: AtomicU32::new(0),
-        conn_generation: AtomicU32::new(0),
-        events: AtomicU32::new(0),
-        data: AtomicU64::new(0),
-        disarmed: AtomicU32::new(0),
-        installed: AtomicU32::new(0),
-        kernel: AtomicU32::new(0),
-        edges: AtomicU32::new(0),
-        urgent: AtomicU32::new(0),
-        gone: AtomicU32::new(0),
-        reported: AtomicU64::new(0),
-        quiet: AtomicU64::new(0),
-        calm: AtomicU64::new(0),
-        round: AtomicU32::new(0),
-        place: AtomicU32::new(0),
-        vain: AtomicU32::new(0),
-        watched: AtomicU32::new(0),
-        armed: AtomicU64::new(0),
-        next: AtomicU32::new(0),
-    }
-}; MAX];
+/// `MAX` registrations, all zeros at first; null until a program makes one. Not a static array: it takes
+/// more address space than all the rest, and most programs have no set.
+static REGS: AtomicPtr<Reg> = AtomicPtr::new(std::ptr::null_mut());
 /// First registration of connection N, index + 1.
 static HEADS: [AtomicU32; ROWS] = [const { AtomicU32::new(0) }; ROWS];
 /// Free entries, linked by `next`; entries from `FRESH` on were never used.
@@ -107,7 +81,21 @@ static FRESH: AtomicU32 = AtomicU32::new(0);
 pub static LISTS: Lock = Lock::new();
 
 pub fn get(index: u32) -> Option<&'static Reg> {
-    REGS.get(index as usize)
+    let regs = REGS.load(Acquire);
+    if regs.is_null() || index as usize >= MAX {
+        return None;
+    }
+    // SAFETY: `map` has put room for MAX there, which stays; zeros are a Reg, and all of it is atomic.
+    unsafe { regs.add(index as usize).as_ref() }
+}
+
+/// Makes the table, once. The caller holds [`LISTS`].
+fn map() -> Option<()> {
+    if REGS.load(Relaxed).is_null() {
+        let at = os::map_anonymous(MAX * size_of::<Reg>()).ok()?;
+        REGS.store(at.cast(), Release);
+    }
+    Some(())
 }
 
 fn head(conn: &Conn) -> &'static AtomicU32 {
@@ -132,7 +120,7 @@ pub fn of(conn: &Conn) -> impl Iterator<Item = &'static Reg> {
 
 impl Reg {
     pub fn index(&self) -> u32 {
-        ((self as *const Reg as usize - REGS.as_ptr() as usize) / size_of::<Reg>()) as u32
+        ((self as *const Reg as usize - REGS.load(Relaxed) as usize) / size_of::<Reg>()) as u32
     }
 
     fn ours(&self, fd: c_int) -> Option<Sock> {
@@ -240,6 +228,7 @@ impl Reg {
 
 /// Notes a registration that the kernel has taken. The caller holds [`LISTS`].
 pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&'static Reg> {
+    map()?;
     let at = FREE.load(Relaxed);
     let reg = match at.checked_sub(1).and_then(get) {
         Some(reg) => {
