@@ -136,14 +136,16 @@ fn open(path: &Path, uid: u32) -> Result<OwnedFd, Errno> {
 
 impl Listening {
     /// Without a free descriptor a waiting caller can be neither served nor refused, and the event
-    /// loop would turn round and round.
-    pub fn turn_one_away(&mut self) {
+    /// loop would turn round and round. False: nobody could be turned away either.
+    pub fn turn_one_away(&mut self) -> bool {
         drop(self.spare.take());
-        if let Ok(raw) = accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+        let accepted = accept4(self.socket.as_raw_fd(), SockFlag::SOCK_CLOEXEC);
+        if let Ok(raw) = accepted {
             // SAFETY: accept4 has just made this descriptor; nobody else knows it.
             drop(unsafe { OwnedFd::from_raw_fd(raw) });
         }
         self.spare = File::open("/dev/null").ok();
+        accepted.is_ok()
     }
 }
 

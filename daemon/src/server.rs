@@ -31,7 +31,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const LISTENER: u64 = 1 << 32;
 const STOP: u64 = LISTENER + 1;
@@ -43,6 +43,8 @@ const BURST: usize = 32;
 /// Descriptors that a session costs at most: socket, wait page, mailbox, and the arena of a link
 /// group with it.
 const FDS_PER_SESSION: u64 = 8;
+/// Pause between two attempts to take a caller, when the kernel lacks what that needs.
+const DEAF: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
@@ -85,6 +87,7 @@ pub struct Server {
     touched: Vec<u32>,
     pub(crate) counts: Counts,
     pub(crate) started: Instant,
+    deaf_until: Option<Instant>,
     pub(crate) epoll: Epoll,
     pub(crate) metrics: Option<Metrics>,
     pub(crate) listening: Listening,
@@ -168,6 +171,7 @@ impl Server {
             touched: Vec::new(),
             counts: Counts::default(),
             started: Instant::now(),
+            deaf_until: None,
             epoll,
             metrics,
             listening,
@@ -203,6 +207,10 @@ impl Server {
                 }
                 self.settle();
             }
+            if self.deaf_until.is_some_and(|at| at <= Instant::now()) {
+                self.deaf_until = None;
+                self.listen(true);
+            }
             if self.next_tick().is_some_and(|at| at <= Instant::now()) {
                 self.tick();
                 self.settle();
@@ -212,7 +220,7 @@ impl Server {
 
     /// Until something is due that no event announces.
     fn timeout(&self) -> EpollTimeout {
-        let Some(at) = self.next_tick() else {
+        let Some(at) = self.next_tick().into_iter().chain(self.deaf_until).min() else {
             return EpollTimeout::NONE;
         };
         let left = at.saturating_duration_since(Instant::now());
@@ -220,11 +228,25 @@ impl Server {
         EpollTimeout::try_from(left.as_millis() as u64 + 1).unwrap_or(EpollTimeout::MAX)
     }
 
+    /// Whether those who want a session wake the event loop.
+    fn listen(&mut self, on: bool) {
+        let flags = if on {
+            EpollFlags::EPOLLIN
+        } else {
+            EpollFlags::empty()
+        };
+        let mut event = EpollEvent::new(flags, LISTENER);
+        let _ = self.epoll.modify(&self.listening.socket, &mut event);
+    }
+
     fn accept(&mut self) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let Ok(raw) = accept4(self.listening.socket.as_raw_fd(), flags) else {
             // Out of descriptors: the caller stays in the backlog, so give one up to turn it away.
-            self.listening.turn_one_away();
+            if !self.listening.turn_one_away() {
+                self.listen(false);
+                self.deaf_until = Some(Instant::now() + DEAF);
+            }
             return;
         };
         // SAFETY: accept4 has just made this descriptor; nobody else knows it.

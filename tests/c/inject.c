@@ -1,7 +1,7 @@
-/* Preloaded behind the library: from some moment on a system call fails, by a seccomp filter over all
- * threads of the process.
+/* Preloaded behind the library, or into the daemon: from some moment on a system call fails, by a
+ * seccomp filter over all threads of the process.
  *
- *   INJECT="NUMBER ARGUMENT MASK VALUE ERRNO DELAY_MS"
+ *   INJECT="NUMBER ARGUMENT MASK VALUE ERRNO DELAY_MS"    DELAY_MS -1: when SIGUSR2 comes
  *
  * The call fails when (argument & mask) == value in its low 32 bits (mask 0: always). */
 #define _GNU_SOURCE
@@ -10,6 +10,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static unsigned number, argument, mask, value, error, delay;
+static unsigned number, argument, mask, value, error;
+static int delay;
 
 static void install(void)
 {
@@ -46,15 +48,23 @@ static void *later(void *unused)
     return unused;
 }
 
+static void on_signal(int unused)
+{
+    (void)unused;
+    install();
+}
+
 __attribute__((constructor)) static void start(void)
 {
     const char *text = getenv("INJECT");
     pthread_t thread;
     if (text == NULL)
         return;
-    if (sscanf(text, "%u %u %x %x %u %u", &number, &argument, &mask, &value, &error, &delay) != 6)
+    if (sscanf(text, "%u %u %x %x %u %d", &number, &argument, &mask, &value, &error, &delay) != 6)
         _exit(97);
-    if (delay == 0)
+    if (delay < 0)
+        signal(SIGUSR2, on_signal);
+    else if (delay == 0)
         install();
     else if (pthread_create(&thread, NULL, later, NULL) != 0)
         _exit(96);

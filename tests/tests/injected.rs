@@ -3,7 +3,7 @@
 //! arrives, over TCP where it must.
 
 use std::time::Duration;
-use tests::{Lab, Run, artefacts, ccase, full, net, plain_only};
+use tests::{Lab, Run, artefacts, ccase, full, net, plain_only, process};
 
 /// A call, as a condition on one of its arguments, and errors that it may give.
 struct Rule {
@@ -50,7 +50,21 @@ impl Rule {
     }
 }
 
-use libc::{EACCES, EINVAL, EMFILE, ENFILE, ENOMEM, ENOSPC, EPERM};
+impl Rule {
+    /// As `inject.c` reads it.
+    fn words(&self, error: i32, delay: i32) -> String {
+        let Rule {
+            number,
+            argument,
+            mask,
+            value,
+            ..
+        } = self;
+        format!("{number} {argument} {mask:x} {value:x} {error} {delay}")
+    }
+}
+
+use libc::{EACCES, EAGAIN, EINVAL, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EPERM};
 
 const ALL: u32 = u32::MAX;
 
@@ -104,22 +118,13 @@ fn rules() -> Vec<Rule> {
 
 /// Puts the fault into a program.
 fn faulty(run: Run, rule: &Rule, error: i32, delay: u32) -> Run {
-    let Rule {
-        number,
-        argument,
-        mask,
-        value,
-        ..
-    } = rule;
     let libraries = format!(
         "{}:{}",
         artefacts::library().display(),
         ccase::build("inject", &[], "-O1 -shared -fPIC").display()
     );
-    run.env("LD_PRELOAD", libraries).env(
-        "INJECT",
-        format!("{number} {argument} {mask:x} {value:x} {error} {delay}"),
-    )
+    run.env("LD_PRELOAD", libraries)
+        .env("INJECT", rule.words(error, delay as i32))
 }
 
 #[test]
@@ -167,4 +172,91 @@ fn each_call_fails() {
     }
     lab.assert_clean();
     println!("{ran} of {runs} combinations: 0 lost, 0 hung, 0 crashed");
+}
+
+/// Calls of the daemon that want memory, descriptors or rights.
+#[rustfmt::skip]
+fn rules_of_the_daemon() -> Vec<Rule> {
+    vec![
+        rule("memfd_create", libc::SYS_memfd_create, &[ENOMEM, EMFILE, ENFILE]),
+        rule("ftruncate", libc::SYS_ftruncate, &[ENOMEM, ENOSPC]),
+        rule("fchmod", libc::SYS_fchmod, &[EPERM]),
+        rule("fcntl F_ADD_SEALS", libc::SYS_fcntl, &[EPERM]).when(1, ALL, libc::F_ADD_SEALS as u32),
+        rule("fcntl F_GET_SEALS", libc::SYS_fcntl, &[EPERM]).when(1, ALL, libc::F_GET_SEALS as u32),
+        rule("fstatfs", libc::SYS_fstatfs, &[ENOMEM]),
+        rule("statx", libc::SYS_statx, &[ENOMEM, EACCES]),
+        rule("mmap shared", libc::SYS_mmap, &[ENOMEM]).when(3, 0xf, libc::MAP_SHARED as u32),
+        rule("openat", libc::SYS_openat, &[ENOMEM, EMFILE, ENFILE, EACCES]),
+        rule("readlink", libc::SYS_readlink, &[EACCES]),
+        rule("socketpair", libc::SYS_socketpair, &[ENOMEM, EMFILE, ENFILE]),
+        rule("accept4", libc::SYS_accept4, &[ENOMEM, EMFILE, ENFILE]),
+        rule("getsockopt", libc::SYS_getsockopt, &[ENOBUFS]),
+        rule("recvmsg", libc::SYS_recvmsg, &[ENOMEM]),
+        rule("sendmsg", libc::SYS_sendmsg, &[ENOMEM, ENOBUFS, EMFILE]),
+        rule("sendto, to the kernel", libc::SYS_sendto, &[ENOBUFS, EPERM]),
+        rule("recvfrom, of the kernel", libc::SYS_recvfrom, &[ENOBUFS]),
+        rule("epoll_ctl", libc::SYS_epoll_ctl, &[ENOMEM, ENOSPC]),
+        rule("pwrite64", libc::SYS_pwrite64, &[ENOSPC, EIO]),
+        rule("pread64", libc::SYS_pread64, &[EIO]),
+        rule("io_submit", libc::SYS_io_submit, &[EAGAIN]),
+        rule("clone3, of the thread that closes", libc::SYS_clone3, &[EAGAIN]),
+        rule("getrandom", libc::SYS_getrandom, &[EPERM]),
+    ]
+}
+
+/// The same in the daemon, once it serves: the programs lose nothing, and it does not crash, nor
+/// use up a processor.
+#[test]
+fn each_call_of_the_daemon_fails() {
+    if plain_only() {
+        return;
+    }
+    let program = ccase::compile("talk");
+    let inject = ccase::build("inject", &[], "-O1 -shared -fPIC");
+    let preload = format!("LD_PRELOAD={}", inject.display());
+    let (mut runs, mut ran) = (0, 0);
+    let turn = std::process::id() as usize % 3;
+    for rule in rules_of_the_daemon() {
+        for error in rule.errors {
+            runs += 1;
+            if !full() && runs % 3 != turn {
+                continue;
+            }
+            ran += 1;
+            let name = format!("{} error {error}", rule.name);
+            let words = format!("INJECT={}", rule.words(*error, -1));
+            let mut lab = Lab::start_through(&["env", &preload, &words]);
+            let daemon = lab.daemon().expect("a daemon").pid();
+            let status = format!("/proc/{daemon}/status");
+            let filtered = || {
+                let text = std::fs::read_to_string(&status).unwrap_or_default();
+                text.contains("Seccomp:\t2")
+            };
+            lab.daemon().expect("a daemon").signal(libc::SIGUSR2);
+            assert!(net::wait_until(Duration::from_secs(20), filtered), "{name}");
+            for _ in 0..2 {
+                let port = net::free_port();
+                let server = lab.eager(&program).words(&format!("serve {port} 1"));
+                let server = server.spawn().listening(port);
+                let client = lab.eager(&program).words(&format!("ask {port} 300 0"));
+                let client = client.finish();
+                let well = client.success() && client.stdout.ends_with("\nend\n");
+                assert!(well, "{name}: {client}");
+                let server = server.finish();
+                assert_eq!(server.stdout, "end 0\n", "{name}: {server}");
+            }
+            let ticks = process::cpu_ticks(daemon);
+            std::thread::sleep(Duration::from_millis(200));
+            let used = process::cpu_ticks(daemon) - ticks;
+            let daemon = lab.daemon().expect("a daemon");
+            assert!(daemon.alive(), "{name}: {}", daemon.stderr());
+            assert!(
+                !daemon.stderr().contains("panicked"),
+                "{name}: {}",
+                daemon.stderr()
+            );
+            assert!(used < 10, "{name}: the daemon used {used} ticks of 20");
+        }
+    }
+    println!("{ran} of {runs} combinations in the daemon: 0 lost, 0 hung, 0 crashed");
 }
