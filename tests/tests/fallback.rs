@@ -96,6 +96,57 @@ fn server_alone() {
     lab.assert_clean();
 }
 
+/// A claim that nobody answers is taken back, so that the connection's calls are plain ones again.
+#[test]
+fn a_claim_is_given_up() {
+    let lab = Lab::start();
+    let program = ccase::compile("talk");
+    let port = net::free_port();
+    let server = lab.eager(&program).words(&format!("serve {port} 1"));
+    let server = server.spawn().listening(port);
+    let client = lab.plain(&program).words(&format!("pump {port} 4000"));
+    let client = client.spawn();
+    if !plain_only() {
+        let given_up = net::wait_until(Duration::from_secs(60), || {
+            let traces = lab.ask(&format!("trace {port}"));
+            let traces = traces.as_array().expect("traces");
+            let mut events = traces.iter().filter_map(|t| t["events"].as_array());
+            events.any(|events| events.iter().any(|e| e["event"] == "Withdrawn"))
+        });
+        assert!(given_up, "{}", lab.stats().raw);
+        expect_reason(&lab, port, reason::NO_PEER_YET);
+    }
+    client.stop();
+    server.stop();
+}
+
+/// One end claims at once and gives up; the other claims late. They meet all the same.
+#[test]
+fn a_late_claim_meets_the_other() {
+    let lab = Lab::start();
+    let program = ccase::compile("talk");
+    let port = net::free_port();
+    let server = lab.eager(&program).words(&format!("serve {port} 1"));
+    let server = server.spawn().listening(port);
+    let client = lab
+        .shim(&program)
+        .env("SMCLO_CLAIM_EXCHANGES", "1000000000")
+        .env("SMCLO_CLAIM_BYTES", (8 << 20).to_string())
+        .words(&format!("pump {port} 4000"))
+        .spawn();
+    if !plain_only() {
+        let met = net::wait_until(Duration::from_secs(120), || {
+            let rows = lab.sockets();
+            let mine = rows.iter().filter(|r| r.has_port(port) && r.is_smcd());
+            mine.count() == 2
+        });
+        assert!(met, "{:?}", lab.sockets());
+    }
+    client.stop();
+    server.stop();
+    lab.assert_clean();
+}
+
 #[test]
 fn two_daemons() {
     let (lab, other) = (Lab::start(), Lab::start());

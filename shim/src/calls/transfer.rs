@@ -5,7 +5,7 @@ use crate::conn::rx::{self, Got, Sink};
 use crate::conn::tx::{self, Put, Source};
 use crate::conn::{Sock, claim, flag, kept, phase, ready, revert};
 use crate::wait::{self, Wake, Want};
-use crate::{clock, daemon, errno, os, signals};
+use crate::{clock, errno, os, signals};
 use libc::{c_int, ssize_t};
 use protocol::reason;
 
@@ -70,14 +70,6 @@ impl Stop {
     }
 }
 
-/// What every careful call does first.
-#[inline]
-fn attend() {
-    if claim::waiting() {
-        daemon::poll();
-    }
-}
-
 /// A receive into `sink_at(bytes done)`; `len` bytes at most, `target` bytes at least.
 pub fn receive(
     sock: Sock,
@@ -85,7 +77,7 @@ pub fn receive(
     flags: c_int,
     sink_at: impl Fn(usize) -> Sink<'static>,
 ) -> ssize_t {
-    attend();
+    claim::attend(sock);
     if len == 0 {
         return receive_nothing(sock, flags);
     }
@@ -207,7 +199,7 @@ pub fn send(
     flags: c_int,
     source_at: impl Fn(usize) -> Source<'static>,
 ) -> ssize_t {
-    attend();
+    claim::attend(sock);
     let mut patience = Patience::new(sock, flags, libc::SO_SNDTIMEO);
     let mut done = 0usize;
     let nonblock = patience.nonblock;
@@ -240,7 +232,7 @@ fn send_steps(
                 if *done >= len || n == 0 {
                     return Some(*done as ssize_t);
                 }
-                attend();
+                claim::attend(sock);
             }
             Put::Full if !to_the_end => return None,
             Put::Full => {

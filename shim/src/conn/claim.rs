@@ -24,6 +24,11 @@ static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
 /// How long it is given.
 const BREATH_NS: u64 = 1_000_000;
 
+/// How long, and for how many bytes at least, a claim waits for that of the other end; for an eighth
+/// of the bytes that there were before, if that is more.
+const PATIENCE_NS: u64 = 100_000_000;
+const PATIENCE_BYTES: u64 = 64 << 10;
+
 /// Called after each counted call of a plain connection.
 #[inline]
 pub fn consider(sock: Sock) {
@@ -68,6 +73,10 @@ fn attempt(sock: Sock) {
         Ok(claim) => {
             // The phase first: the answer may come before this thread runs on.
             sock.claimant.store(lock::pid(), Relaxed);
+            sock.claimed_at.store(clock::now(), Relaxed);
+            let bytes = sock.tcp_bytes();
+            let patience = PATIENCE_BYTES.max(bytes / 8);
+            sock.reclaim_at.store(bytes + patience, Relaxed);
             if !sock.change_phase(phase::PLAIN, phase::CLAIMED) {
                 return;
             }
@@ -82,6 +91,7 @@ fn attempt(sock: Sock) {
                 if code == reason::DAEMON_BUSY {
                     // No fault of this connection's, which may have little traffic left to come.
                     NOT_BEFORE.store(clock::now() + BREATH_NS, Relaxed);
+                    sock.reclaim_at.store(0, Relaxed);
                     return sock.reason(code);
                 }
                 later(&sock, code);
@@ -89,6 +99,34 @@ fn attempt(sock: Sock) {
         }
         Err(Verdict::Never(code)) => sock.bar(code),
         Err(Verdict::Later(code)) => later(&sock, code),
+    }
+}
+
+/// Takes a claim back that the other end has not answered with its own: most likely it is no program
+/// under the library, and careful calls cost more than plain ones. The next attempt is at a total that
+/// both ends come to at the same time, so that one which claims late still meets the other.
+#[cold]
+fn tire(sock: Sock) {
+    if clock::now().wrapping_sub(sock.claimed_at.load(Relaxed)) < PATIENCE_NS {
+        return;
+    }
+    // Not while the answer waits to be read.
+    daemon::poll();
+    if withdraw(sock.conn, phase::PLAIN) {
+        sock.reason(reason::NO_PEER_YET);
+        let next = (sock.tcp_bytes() + 1).next_power_of_two();
+        sock.reclaim_at.store(next, Relaxed);
+    }
+}
+
+/// Called by each careful call: reads what the daemon says while claims wait for it.
+#[inline]
+pub fn attend(sock: Sock) {
+    if waiting() {
+        daemon::poll();
+        if sock.phase() == phase::CLAIMED && sock.tcp_bytes() >= sock.reclaim_at.load(Relaxed) {
+            tire(sock);
+        }
     }
 }
 
@@ -253,6 +291,7 @@ pub fn withdraw(conn: &Conn, to: u32) -> bool {
         return false;
     }
     WAITING.fetch_sub(1, Relaxed);
+    conn.reclaim_at.store(0, Relaxed);
     daemon::withdraw(claim_id(conn));
     trace::event(conn, Kind::Withdrawn, 0, 0);
     true

@@ -186,8 +186,10 @@ pub struct Conn {
     pub reason_to_send: AtomicU32,
     /// Errno of the kernel's that a call met after it had moved something, for the next call.
     pub owed: AtomicU32,
-    /// Total bytes at which a claim is tried again.
+    /// Total bytes at which a claim is tried again; while it waits, at which it may be taken back.
     pub reclaim_at: AtomicU64,
+    /// Clock of the last claim.
+    pub claimed_at: AtomicU64,
     pub pair: AtomicU64,
     slot: AtomicU64,
     own: AtomicU64,
@@ -431,6 +433,7 @@ impl Conn {
         }
         for word in [
             &self.reclaim_at,
+            &self.claimed_at,
             &self.pair,
             &self.slot,
             &self.own,
