@@ -198,6 +198,26 @@ static int file_with(const char *content, size_t len)
     return fd;
 }
 
+/* A file that is open for writing only: with room and without, with and without bytes to send. */
+static void sendfile_unreadable(struct pair p, int file)
+{
+    char path[64];
+    off_t at = 0, end = 26;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file);
+    int w = MUST(open(path, O_WRONLY));
+    R(sendfile(p.client, w, &at, 10));
+    R(sendfile(p.client, w, &end, 10));
+    nonblocking(p.client, 1);
+    size_t sent = 0;
+    for (long n; (n = send(p.client, big, sizeof big, 0)) > 0;)
+        sent += n;
+    R(sendfile(p.client, w, &at, 10));
+    nonblocking(p.client, 0);
+    while (sent > 0)
+        sent -= MUST(recv(p.server, back, sent < 100000 ? sent : 100000, 0));
+    close(w);
+}
+
 static void sendfile_cases(void)
 {
     struct pair p = warm_pair();
@@ -214,6 +234,7 @@ static void sendfile_cases(void)
     R(sendfile(p.client, f, &at, 10));
     at = -1;
     R(sendfile(p.client, f, &at, 10));
+    sendfile_unreadable(p, f);
     R(sendfile(p.client, p.server, NULL, 10));
     R(sendfile(p.client, 999, NULL, 10));
     fill(big, sizeof big, 1, 0);

@@ -38,9 +38,9 @@ pub unsafe fn sendfile(
             way::sent(sock, n, 0);
             n
         }
-        (Way::Plain(sock) | Way::Careful(sock), _) if os::is_regular(input) => {
+        (Way::Plain(sock) | Way::Careful(sock), _) if let Some(size) = os::regular_size(input) => {
             // SAFETY: null or the program's.
-            unsafe { send_file(sock, input, offset, count) }
+            unsafe { send_file(sock, (input, size), offset, count) }
         }
         (Way::Plain(sock) | Way::Careful(sock), _) => {
             crate::conn::revert::leave(sock, protocol::reason::SOCKOPT);
@@ -50,9 +50,16 @@ pub unsafe fn sendfile(
     }
 }
 
+/// A file of that size. Few system calls: one for a small file beside the copy itself.
+///
 /// # Safety
 /// `offset` is null or the program's.
-unsafe fn send_file(sock: Sock, file: c_int, offset: *mut off_t, count: size_t) -> ssize_t {
+unsafe fn send_file(
+    sock: Sock,
+    (file, size): (c_int, u64),
+    offset: *mut off_t,
+    count: size_t,
+) -> ssize_t {
     // SAFETY: the caller's promise.
     let given = unsafe { offset.as_mut() };
     let start = match &given {
@@ -65,21 +72,27 @@ unsafe fn send_file(sock: Sock, file: c_int, offset: *mut off_t, count: size_t) 
     if start < 0 {
         return errno::fail(libc::EINVAL);
     }
-    let readable = os::fcntl(file, libc::F_GETFL, 0)
-        .is_ok_and(|flags| flags as c_int & libc::O_ACCMODE != libc::O_WRONLY);
-    if !readable {
-        return errno::fail(libc::EBADF);
-    }
-    let size = os::file_size(file).unwrap_or(0);
+    let unreadable = || {
+        os::fcntl(file, libc::F_GETFL, 0)
+            .is_ok_and(|flags| flags as c_int & libc::O_ACCMODE == libc::O_WRONLY)
+    };
     let count = count
         .min(MAX)
         .min(size.saturating_sub(start as u64) as usize);
     if count == 0 {
-        return 0;
+        return if unreadable() {
+            errno::fail(libc::EBADF)
+        } else {
+            0
+        };
     }
     let n = transfer::send(sock, count, 0, |done| {
         Source::File(file, start + done as off_t, count - done)
     });
+    // Where there is room, the copy itself says so.
+    if n < 0 && errno::get() == libc::EAGAIN && unreadable() {
+        return errno::fail(libc::EBADF);
+    }
     if n > 0 {
         let end = start + n as off_t;
         match given {

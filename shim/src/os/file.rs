@@ -100,10 +100,15 @@ pub fn inode(fd: c_int) -> u64 {
 }
 
 pub fn is_regular(fd: c_int) -> bool {
+    regular_size(fd).is_some()
+}
+
+/// Length of a regular file; `None` for anything else.
+pub fn regular_size(fd: c_int) -> Option<u64> {
     // SAFETY: zeros are a valid stat.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    call!(libc::SYS_fstat, fd, &raw mut stat).is_ok()
-        && stat.st_mode & libc::S_IFMT == libc::S_IFREG
+    call!(libc::SYS_fstat, fd, &raw mut stat).ok()?;
+    (stat.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(stat.st_size as u64)
 }
 
 /// Whether a write of eight bytes to `fd` might wait, or do something else than ring: it is no eventfd
