@@ -7,7 +7,7 @@
 #[cfg(not(test))]
 #[ctor::dtor]
 fn end() {
-    crate::errno::keep(crate::calls::proc::ending);
+    crate::errno::keep(|| crate::calls::proc::ending(false));
 }
 
 /// What the loader runs.

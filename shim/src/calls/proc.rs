@@ -136,12 +136,13 @@ pub fn daemon(nochdir: c_int, noclose: c_int) -> c_int {
 /// The process ends without exit handlers: _exit, _Exit, exit_group. May be a vfork child.
 pub fn exit_now(_status: c_int) {
     if os::getpid() as u32 == lock::pid() {
-        ending();
+        ending(true);
     }
 }
 
-/// The process ends: others that hold its connections go on alone.
-pub fn ending() {
-    for_each(close::at_exit);
+/// The process ends, `now` or after what other libraries still do at its exit: others that hold its
+/// connections go on alone.
+pub fn ending(now: bool) {
+    for_each(|sock| close::at_exit(sock, now));
     ctx::ending();
 }

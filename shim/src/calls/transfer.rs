@@ -162,15 +162,20 @@ fn receive_steps(
 fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
     let flags = flags & !libc::MSG_WAITALL | libc::MSG_PEEK;
     let shut = || sock.has(flag::SHUT_WR);
-    let before = shut();
+    let (before, mut waited) = (shut(), false);
     let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
     let mut look = || loop {
         match rx::once(patience.sock, Sink::Nothing, flags) {
             Got::Bytes(_) => return 0,
+            Got::Error(e) if waited => {
+                patience.sock.owe(e);
+                return 0;
+            }
             Got::Error(e) => return errno::fail(e),
             Got::Empty if patience.nonblock => return errno::fail(libc::EAGAIN),
             Got::Empty => ready::service(patience.sock),
         }
+        waited = true;
         if patience.wait(Want::In, 1).is_err() || shut() != before {
             return 0;
         }

@@ -25,8 +25,12 @@ pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
         return kernel_close();
     }
     let kept = kept::keep(sock);
-    if kept || conn.holders.load(Acquire) > 1 {
+    let held = conn.holders.load(Acquire) > 1;
+    if kept || held {
         epoll::closing(sock);
+    }
+    if held && !kept {
+        epoll::outlived(sock);
     }
     if !kept {
         prepare(sock);
@@ -120,6 +124,11 @@ fn part(sock: Sock) {
     }
     end_handshake(sock);
     hand_over(sock);
+    say_closed(sock);
+}
+
+/// Tells the peer how this end has left, and the kernel how to end the connection.
+fn say_closed(sock: Sock) {
     // A program that was given the descriptor may read it yet: the peer repeats it over TCP.
     let escaped = sock.has(flag::LEAVE) && sock.row().reason.load(Relaxed) == reason::ESCAPED;
     let unread = rx::on_ring(&sock) != 0 && !escaped;
@@ -247,10 +256,13 @@ pub fn abandon(sock: Sock) -> bool {
     paired
 }
 
-/// The process ends. What it leaves unread makes this the end of a process that was killed, see
-/// [`rx::killed_with_unread`].
-pub fn at_exit(sock: Sock) {
-    if abandon(sock) && sock.on_ring() && rx::on_ring(&sock) == 0 {
-        rx::change_flags(&sock, cdc::flag::CLOSED, 0);
+/// The process ends, `now`: nothing of the program runs any more. Else what it leaves unread makes
+/// this the end of a process that was killed, see [`rx::killed_with_unread`].
+pub fn at_exit(sock: Sock, now: bool) {
+    if !abandon(sock) {
+        return;
+    }
+    if now || rx::on_ring(&sock) == 0 {
+        say_closed(sock);
     }
 }

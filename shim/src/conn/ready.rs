@@ -57,6 +57,14 @@ pub fn service(sock: Sock) {
     }
 }
 
+/// Whether the receiving direction is on the ring, but goes on over TCP behind what lies there.
+pub fn tcp_is_next(sock: Sock) -> bool {
+    sock.rx_ring()
+        && sock
+            .slot()
+            .is_some_and(|slot| slot.direction(sock.role().peer()).load().carrier != Carrier::Ring)
+}
+
 /// Notes what the kernel says about the end of the stream. True: the peer is newly known to have
 /// ended it, and [`service`] has something to do.
 pub fn note_gone(sock: Sock, from_kernel: i16) -> bool {

@@ -186,6 +186,7 @@ pub fn thaw(sock: Sock, slot: &PairSlot) {
 
 /// A direction has left the ring.
 pub fn off_ring(conn: &Conn) {
+    epoll::ask(conn);
     epoll::stir(conn);
     let row = conn.row();
     row.reverts.fetch_add(1, Relaxed);

@@ -237,6 +237,11 @@ pub fn peek_beyond(sock: Sock, n: usize, sink: Sink<'_>, flags: c_int) -> usize 
     sock.rx.lock.unlock(held);
     match got {
         Some(Got::Bytes(more)) => more,
+        Some(Got::Error(e)) => {
+            // The kernel has given it up.
+            sock.owe(e);
+            0
+        }
         _ => 0,
     }
 }
@@ -327,6 +332,9 @@ fn ended(sock: Sock, look: Result<usize, i32>) -> Got {
         // The error is reported once, by this call: the kernel has given it up.
         sock.note_error(e);
         return Got::Error(e);
+    }
+    if let Some(error) = sock.take_owed() {
+        return Got::Error(error);
     }
     // After our own shutdown the kernel's 0 says nothing about the peer.
     if !sock.has(flag::SHUT_RD | flag::DEAD) && killed_with_unread(&sock) {
@@ -419,10 +427,18 @@ fn switching(sock: Sock, slot: &PairSlot) -> Option<Got> {
     Some(Got::Empty)
 }
 
+/// Whether TCP has bytes or an end of the stream. SO_RCVLOWAT is no matter to splice.
+fn something_there(sock: Sock) -> bool {
+    os::poll_one(sock.fd, ready::IN | libc::POLLRDHUP, 0) != Ok(0)
+        || os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0)
+}
+
 /// A plain receive of at most `limit` bytes that does not wait, counted.
 fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
     let result = match sink {
         Sink::Buffers(iov, skip) => iov.tcp_recv(sock.fd, skip, limit, flags & !libc::MSG_WAITALL),
+        // The flag is about the pipe: on a socket where nothing is, the call would wait.
+        Sink::Descriptor(..) if !something_there(sock) => Err(libc::EAGAIN),
         Sink::Descriptor(fd, len) => {
             os::splice(sock.fd, fd, len.min(limit), libc::SPLICE_F_NONBLOCK)
         }

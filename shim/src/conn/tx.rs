@@ -15,6 +15,8 @@ use std::sync::atomic::Ordering::*;
 const TCP_CHUNK: usize = 256 << 10;
 /// Longest piece of a file that goes over TCP at once.
 const FILE_PIECE: usize = 64 << 10;
+/// Longest piece of a pipe: less than what is free in a socket that poll calls writable.
+const PIPE_PIECE: usize = 16 << 10;
 /// While the peer does not read, how often the TCP socket is asked whether it still lives.
 const LOOK_NS: u64 = 1_000_000;
 /// A full ring whose reader has not moved for this long: TCP, which buffers more. Each time that the
@@ -149,7 +151,11 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
             iov.tcp_send(sock.fd, skip, limit, flags)
         }
         Source::File(fd, offset, len) => file_over_tcp(sock.fd, fd, offset, len, flags),
-        Source::Pipe(fd, len) => os::splice(fd, sock.fd, len, libc::SPLICE_F_NONBLOCK),
+        // The flag is about the pipe: into a socket without room the call would wait.
+        Source::Pipe(..) if !has_tcp_room(sock) => Err(libc::EAGAIN),
+        Source::Pipe(fd, len) => {
+            os::splice(fd, sock.fd, len.min(PIPE_PIECE), libc::SPLICE_F_NONBLOCK)
+        }
     };
     match sent {
         Ok(n) => {
@@ -180,6 +186,11 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
 fn stays_on_tcp(sock: Sock) -> bool {
     sock.has(flag::LEAVE | flag::FIN_SEEN | flag::SHUT_WR)
         || os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0) & ready::GONE != 0
+}
+
+/// Whether TCP takes something, or has an error to report.
+fn has_tcp_room(sock: Sock) -> bool {
+    os::poll_one(sock.fd, ready::OUT, 0) != Ok(0)
 }
 
 /// A piece of a file, through a buffer (which a small stack has no room for): sendfile itself would

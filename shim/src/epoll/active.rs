@@ -345,6 +345,19 @@ fn can_be_cold(sock: Sock, reg: &Reg) -> bool {
         && !waits_for_room
 }
 
+/// A direction has left the ring: the kernel has something to say about it from here on, or has said so
+/// before anybody listened.
+pub fn ask(conn: &Conn) {
+    if !reg::any(conn) {
+        return;
+    }
+    let held = LISTS.lock();
+    for reg in reg::of(conn).filter(|reg| reg.converted()) {
+        reg.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
+    }
+    LISTS.unlock(held);
+}
+
 /// This process has changed the state of a connection in a way that its sets may have to report.
 pub fn stir(conn: &Conn) {
     if !reg::any(conn) {

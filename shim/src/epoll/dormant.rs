@@ -64,6 +64,23 @@ pub fn closing(sock: Sock) {
     });
 }
 
+/// The last descriptor of a connection here is about to be closed, and others hold it: the kernel goes
+/// on reporting it where it was registered, and nobody here can look at a ring.
+pub fn outlived(sock: Sock) {
+    if !reg::any(sock.conn) {
+        return;
+    }
+    let held = LISTS.lock();
+    let any = reg::of(sock.conn).any(|reg| {
+        reg.state.load(Relaxed) == state::OURS
+            && set::get(reg.set.load(Relaxed)).is_some_and(|set| !set.inherited())
+    });
+    LISTS.unlock(held);
+    if any {
+        set::let_go(sock);
+    }
+}
+
 /// The set goes back to the kernel.
 pub fn leaving(set: &Set, conn: &Conn) {
     bury_all(conn, |reg| reg.set.load(Relaxed) == set.index());

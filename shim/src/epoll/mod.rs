@@ -14,10 +14,10 @@ mod report;
 mod set;
 mod wait;
 
-pub use active::stir;
+pub use active::{ask, stir};
 pub use convert::{convert, forbids, restore};
 pub use ctl::ctl;
-pub use dormant::closing;
+pub use dormant::{closing, outlived};
 pub use reg::forget;
 pub use set::MAX as SETS;
 pub use set::{adopt, create, duplicated, escape, forked, forking, get as known, set_closed};

@@ -77,12 +77,11 @@ impl Reg {
     }
 
     fn report_anew(&self, sock: Sock, commit: bool) -> u32 {
-        let carried = sock.rx_ring();
-        ready::service(sock);
-        if carried && !sock.rx_ring() {
-            // What has come over TCP is part of this answer.
+        if ready::tcp_is_next(sock) {
+            // What has come over TCP behind the ring is part of this answer.
             self.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
         }
+        ready::service(sock);
         let _ = self.install(sock);
         let events = self.asked();
         let edge = events & libc::EPOLLET as u32 != 0;

@@ -156,9 +156,10 @@ impl Model {
             table = table.map(|kind| if kind == Kind::Set { Kind::Empty } else { kind });
         }
         let process = self.process(actor);
+        let child = self.tables.len();
         let sets = (0..SLOTS).filter(|slot| table[*slot] == Kind::Set);
         self.inherited
-            .extend(sets.map(|slot| (process, slot as i64)));
+            .extend(sets.flat_map(|slot| [process, child].map(|who| (who, slot as i64))));
         self.tables.push(table);
         self.actors[new] = Some(self.tables.len() - 1);
         self.push(actor, "fork", &[new as i64]);

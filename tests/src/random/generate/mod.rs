@@ -40,8 +40,8 @@ struct Model {
     ends: Vec<[End; 2]>,
     /// Ends that were entered in some set.
     in_sets: Vec<(usize, usize)>,
-    /// Sets, by process and slot, that a child has inherited: it does not hear of what this process
-    /// enters from then on (docs/limits.md).
+    /// Sets, by process and slot, that a process shares with its child: what one of them enters from
+    /// then on, the other does not hear of (docs/limits.md).
     inherited: Vec<(usize, i64)>,
     tag: i64,
     urgent: bool,
@@ -404,7 +404,8 @@ impl Model {
         });
         let Some((reader, at)) = reader else { return };
         let end = &self.ends[conn][side];
-        if end.receiver || end.waiter {
+        if end.receiver || end.waiter || end.deaf {
+            // Nobody reads: how much is sent would depend on the kernel's buffers.
             return;
         }
         let bytes = 20_000 + self.below(500_000) as i64;
@@ -414,9 +415,8 @@ impl Model {
         self.push(actor, "flags", &[slot, 0, 0]);
         self.push(reader, "recvall", &[at, bytes, chunk]);
         self.push(actor, "sendall", &[slot, bytes]);
-        let end = &mut self.ends[conn][side];
-        end.unread = if end.deaf { bytes } else { 0 };
-        end.receiver = true;
+        self.ends[conn][side].unread = 0;
+        self.ends[conn][side].receiver = true;
     }
 
     fn drain(&mut self, actor: usize) {
