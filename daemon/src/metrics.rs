@@ -111,13 +111,11 @@ impl Metrics {
 
     /// Takes one connection; `watch` enters it in the event loop, for both directions and
     /// edge-triggered.
-    pub fn accept(&mut self, watch: impl FnOnce(u32, &dyn AsFd) -> bool) {
-        let Ok((stream, _)) = self.listener.accept() else {
-            return;
-        };
+    pub fn accept(&mut self, watch: impl FnOnce(u32, &dyn AsFd) -> bool) -> io::Result<()> {
+        let (stream, _) = self.listener.accept()?;
         self.last = self.last.wrapping_add(1);
         if stream.set_nonblocking(true).is_err() || !watch(self.last, &stream) {
-            return;
+            return Ok(());
         }
         if self.askers.len() == MAX_ASKERS {
             self.askers.pop_front();
@@ -129,6 +127,7 @@ impl Metrics {
             answer: None,
             sent: 0,
         });
+        Ok(())
     }
 
     /// Something happened on a connection. Closing takes it out of the event loop.
@@ -158,11 +157,16 @@ impl Server {
     pub(crate) fn accept_asker(&mut self) {
         let epoll = &self.epoll;
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
-        if let Some(metrics) = &mut self.metrics {
-            metrics.accept(|id, stream| {
-                let event = EpollEvent::new(flags, ASKER | u64::from(id));
-                epoll.add(stream.as_fd(), event).is_ok()
-            });
+        let Some(metrics) = &mut self.metrics else {
+            return;
+        };
+        let accepted = metrics.accept(|id, stream| {
+            let event = EpollEvent::new(flags, ASKER | u64::from(id));
+            epoll.add(stream.as_fd(), event).is_ok()
+        });
+        let gone = [io::ErrorKind::WouldBlock, io::ErrorKind::ConnectionAborted];
+        if accepted.is_err_and(|e| !gone.contains(&e.kind())) {
+            self.listen(false);
         }
     }
 

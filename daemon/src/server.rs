@@ -208,7 +208,6 @@ impl Server {
                 self.settle();
             }
             if self.deaf_until.is_some_and(|at| at <= Instant::now()) {
-                self.deaf_until = None;
                 self.listen(true);
             }
             if self.next_tick().is_some_and(|at| at <= Instant::now()) {
@@ -228,24 +227,32 @@ impl Server {
         EpollTimeout::try_from(left.as_millis() as u64 + 1).unwrap_or(EpollTimeout::MAX)
     }
 
-    /// Whether those who want a session wake the event loop.
-    fn listen(&mut self, on: bool) {
-        let flags = if on {
-            EpollFlags::EPOLLIN
-        } else {
-            EpollFlags::empty()
+    /// Whether those who want something wake the event loop; not for a while, when the kernel lacks
+    /// what it needs to take one.
+    pub(crate) fn listen(&mut self, on: bool) {
+        let flags = match on {
+            true => EpollFlags::EPOLLIN,
+            false => EpollFlags::empty(),
         };
+        self.deaf_until = (!on).then(|| Instant::now() + DEAF);
         let mut event = EpollEvent::new(flags, LISTENER);
         let _ = self.epoll.modify(&self.listening.socket, &mut event);
+        if let Some(metrics) = &self.metrics {
+            let mut event = EpollEvent::new(flags, METRICS);
+            let _ = self.epoll.modify(&metrics.listener, &mut event);
+        }
     }
 
     fn accept(&mut self) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let Ok(raw) = accept4(self.listening.socket.as_raw_fd(), flags) else {
+        let accepted = accept4(self.listening.socket.as_raw_fd(), flags);
+        if accepted == Err(Errno::EAGAIN) {
+            return;
+        }
+        let Ok(raw) = accepted else {
             // Out of descriptors: the caller stays in the backlog, so give one up to turn it away.
             if !self.listening.turn_one_away() {
                 self.listen(false);
-                self.deaf_until = Some(Instant::now() + DEAF);
             }
             return;
         };
