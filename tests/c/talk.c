@@ -11,6 +11,7 @@
  *   talk storm PORT COUNT          COUNT connections, one after the other: a byte there and back, then
  *                                  a reset, so that no port is taken afterwards
  *   talk crowd COUNT EXCHANGES     COUNT connections between parent and child, then idle
+ *   talk crowd COUNT EXCHANGES go  after SIGUSR1 the exchanges go on, until it is killed
  */
 #include "common.h"
 #include <arpa/inet.h>
@@ -304,8 +305,21 @@ static void crowd_server(int l, int count)
     }
 }
 
-static void crowd(int count, int exchanges)
+static void exchange(const int *fd, int count)
 {
+    char b[64] = "hello";
+    for (int i = 0; i < count; i++) {
+        send_all(fd[i], b, sizeof b);
+        recv_all(fd[i], b, sizeof b);
+    }
+}
+
+static void crowd(int count, int exchanges, int go_on)
+{
+    sigset_t go;
+    sigemptyset(&go);
+    sigaddset(&go, SIGUSR1);
+    MUST(sigprocmask(SIG_BLOCK, &go, NULL));
     struct rlimit files;
     MUST(getrlimit(RLIMIT_NOFILE, &files));
     files.rlim_cur = files.rlim_max;
@@ -314,16 +328,18 @@ static void crowd(int count, int exchanges)
     pid_t pid = MUST(fork());
     if (pid == 0)
         crowd_server(l, count);
-    char b[64] = "hello";
     for (int i = 0; i < count; i++)
         fd[i] = connect_to(l);
     for (int round = 0; round < exchanges; round++)
-        for (int i = 0; i < count; i++) {
-            send_all(fd[i], b, sizeof b);
-            recv_all(fd[i], b, sizeof b);
-        }
+        exchange(fd, count);
     printf("%d idle with %d\n", getpid(), pid);
-    recv(fd[0], b, 1, 0);
+    if (go_on) {
+        MUST(sigwaitinfo(&go, NULL));
+        for (;;)
+            exchange(fd, count);
+    }
+    char b;
+    recv(fd[0], &b, 1, 0);
 }
 
 int main(int argc, char **argv)
@@ -348,7 +364,7 @@ int main(int argc, char **argv)
     else if (strcmp(what, "storm") == 0)
         storm(a, b);
     else if (strcmp(what, "crowd") == 0)
-        crowd(a, b);
+        crowd(a, b, argc > 4);
     else
         return 2;
     return 0;

@@ -1,5 +1,6 @@
 //! Killed and stopped processes: the survivor sees what TCP would show, and nothing is left over.
 
+use protocol::reason;
 use std::path::PathBuf;
 use std::time::Duration;
 use tests::stream::Stream;
@@ -221,6 +222,38 @@ fn idle_connections_are_free() {
     for ((pid, before), after) in pids.iter().zip(before).zip(ticks()) {
         assert!(after - before <= 1, "{pid} used {} ticks", after - before);
     }
+    crowd.stop();
+    lab.assert_clean();
+}
+
+/// A daemon that is behind takes no more claims for a moment. Those that it did not take are made anew,
+/// however little traffic there is, and all connections get onto a ring.
+#[test]
+fn a_busy_daemon_is_asked_again() {
+    const COUNT: usize = 1000;
+    if plain_only() {
+        return;
+    }
+    let program = ccase::compile("talk");
+    let mut lab = Lab::start();
+    let signal_daemon = |lab: &mut Lab, signal| lab.daemon().expect("a daemon").signal(signal);
+    signal_daemon(&mut lab, libc::SIGSTOP);
+    let crowd = lab
+        .eager(&program)
+        .words(&format!("crowd {COUNT} 4 go"))
+        .spawn();
+    let asked = net::wait_until(Duration::from_secs(60), || crowd.stdout().contains("idle"));
+    signal_daemon(&mut lab, libc::SIGCONT);
+    assert!(asked, "{}", crowd.stop());
+    let rows = lab.sockets();
+    let busy = rows.iter().filter(|r| r.is_tcp_for(reason::DAEMON_BUSY));
+    assert!(busy.count() > 0, "the daemon's socket took all claims");
+
+    crowd.signal(libc::SIGUSR1);
+    let all = net::wait_until(Duration::from_secs(120), || {
+        lab.sockets().iter().filter(|r| r.is_smcd()).count() == 2 * COUNT
+    });
+    assert!(all, "{}", lab.stats().raw);
     crowd.stop();
     lab.assert_clean();
 }
