@@ -2,10 +2,12 @@
 //! user on a copy of this machine with the package installed. A `text` block is what the block before
 //! it prints (numbers may differ). In the end the daemon is asked what carried the bytes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
-use tests::{Lab, artefacts, netns, package, plain_only};
+use tests::{Lab, artefacts, full, netns, package, plain_only};
 
 #[derive(Debug)]
 struct Block {
@@ -80,7 +82,66 @@ fn expect(guide: &str, wanted: &str, got: &str) {
     }
 }
 
-/// Runs a page; gives the bytes that went over SMC.
+/// The packages that a guide names in its third line.
+fn packages(guide: &str) -> Vec<&str> {
+    let line = guide.lines().nth(2).unwrap_or_default();
+    let named = line.strip_prefix("Debian packages: ");
+    let named = named.unwrap_or_else(|| panic!("no packages in {line:?}"));
+    let words = named.trim_end_matches('.').split(", ");
+    words.map(|word| word.trim_matches('`')).collect()
+}
+
+/// A Debian 12 with nothing but what the guides name; made anew when they name something else.
+#[track_caller]
+fn clean_root() -> &'static PathBuf {
+    static ROOT: OnceLock<PathBuf> = OnceLock::new();
+    ROOT.get_or_init(|| {
+        // What the README names, and `ss` for the patience above.
+        let mut all = BTreeSet::from(["redis-server", "iproute2"].map(String::from));
+        for guide in GUIDES {
+            let page = artefacts::workspace().join(format!("docs/guides/{guide}.md"));
+            let page = fs::read_to_string(page).expect("a guide");
+            all.extend(packages(&page).into_iter().map(String::from));
+        }
+        let all = all.into_iter().collect::<Vec<_>>().join(",");
+        let root = artefacts::target().join("tests/clean-debian");
+        let list = root.with_extension("list");
+        if fs::read_to_string(&list).ok().as_deref() != Some(&all) {
+            let _ = fs::remove_dir_all(&root);
+            let lab = Lab::without_daemon();
+            lab.plain("debootstrap")
+                .args(["--variant=minbase", &format!("--include={all}"), "bookworm"])
+                .arg(&root)
+                .limit(Duration::from_secs(1800))
+                .finish()
+                .ok();
+            fs::write(list, all).expect("a list");
+        }
+        root
+    })
+}
+
+const GUIDES: [&str; 7] = [
+    "redis",
+    "nginx",
+    "postgresql",
+    "java",
+    "python",
+    "sidecar",
+    "containers",
+];
+
+/// Each guide says what has to be installed, by names that Debian knows.
+#[test]
+fn packages_are_named() {
+    for guide in GUIDES {
+        let page = artefacts::workspace().join(format!("docs/guides/{guide}.md"));
+        assert!(!packages(&fs::read_to_string(page).expect("a guide")).is_empty());
+    }
+}
+
+/// Runs a page on a copy of this machine, with `--full` on a clean Debian; gives the bytes that went
+/// over SMC.
 #[track_caller]
 fn follow(page: &str, user: Option<&str>) {
     if !netns::possible() || plain_only() {
@@ -118,6 +179,9 @@ fn follow(page: &str, user: Option<&str>) {
         .limit(Duration::from_secs(120));
     if let Some(user) = user {
         run = run.env("BOX_USER", user);
+    }
+    if full() {
+        run = run.env("BOX_ROOT", clean_root());
     }
     let outcome = run.finish();
     assert!(outcome.success(), "{page}: {outcome}");

@@ -79,6 +79,13 @@ fn summary(c: &Counts) -> String {
     out
 }
 
+/// What the name of a reason means.
+pub fn words(name: &str) -> &'static str {
+    let mut all = reason::ALL.iter().copied();
+    let code = all.find(|code| reason::name(*code) == name);
+    code.map_or("unknown reason", reason::words)
+}
+
 fn sizes(c: &Counts) -> String {
     let mut names = [""; SIZE_NAMES.len() + 1];
     names[1..].copy_from_slice(&SIZE_NAMES);
@@ -94,17 +101,12 @@ fn sizes(c: &Counts) -> String {
 fn fallbacks(c: &Counts) -> String {
     let mut most: Vec<_> = c.fallbacks.iter().collect();
     most.sort_by(|a, b| b.1.cmp(a.1));
-    let code = |name: &str| {
-        let mut all = reason::ALL.iter().copied();
-        all.find(|c| reason::name(*c) == name)
-    };
     let mut table = Table::new();
     for (name, count) in most {
-        let words = code(name).map_or("unknown reason", reason::words);
         table.row(vec![
             name.as_str().into(),
             Cell::number(count),
-            Cell::new(words).style(FAINT),
+            Cell::new(words(name)).style(FAINT),
         ]);
     }
     table.finish()

@@ -3,6 +3,7 @@
 use crate::client::Connection;
 use crate::report::{Connection as Row, Stats};
 use crate::tool::sockets;
+use crate::tool::stats::words;
 use crate::tool::table::abbreviated;
 use protocol::ctl::Verb;
 use ratatui::Frame;
@@ -207,51 +208,82 @@ fn draw(frame: &mut Frame<'_>, sample: &Sample, history: &VecDeque<u64>, plain: 
         .style(colour(plain, Color::Green))
         .data(&shown);
     frame.render_widget(sparkline, spark);
-    frame.render_widget(connections(sample, plain), middle);
+    frame.render_widget(connections(sample, plain, middle), middle);
     draw_reasons(frame, bottom, sample, plain);
 }
 
-fn connections(sample: &Sample, plain: bool) -> Table<'_> {
-    let head = [
-        "Program",
-        "PID",
-        "Local Address",
-        "Peer Address",
-        "Mode",
-        "SMC-D",
-        "TCP",
-        "Reason",
-    ];
-    let rows = sample.connections.iter().map(|r| {
-        let c = &r.connection;
-        let mode = if c.mode == "SMCD" {
-            colour(plain, Color::Green)
-        } else {
-            colour(plain, Color::Yellow)
-        };
-        Shown::new(vec![
-            Cell::from(c.program.as_str()),
-            Cell::from(c.pid.to_string()),
-            Cell::from(c.local.as_str()),
-            Cell::from(c.peer.as_str()),
-            Cell::from(c.mode.as_str()).style(mode),
-            Cell::from(rate(r.smc_bytes_per_second)),
-            Cell::from(rate(r.tcp_bytes_per_second)),
-            Cell::from(c.reason_words.as_str()),
-        ])
-    });
-    let widths = [
-        Constraint::Length(15),
-        Constraint::Length(8),
-        Constraint::Length(22),
-        Constraint::Length(22),
-        Constraint::Length(5),
-        Constraint::Length(11),
-        Constraint::Length(11),
-        Constraint::Min(10),
-    ];
+/// Columns of the table, and which of them a narrow terminal does without first.
+const HEAD: [&str; 8] = [
+    "Program",
+    "PID",
+    "Local Address",
+    "Peer Address",
+    "Mode",
+    "SMC-D",
+    "TCP",
+    "Reason",
+];
+const GIVEN_UP: [usize; 6] = [7, 1, 6, 0, 3, 5];
+
+fn connections(sample: &Sample, plain: bool, area: Rect) -> Table<'_> {
+    let rows: Vec<[String; 8]> = sample
+        .connections
+        .iter()
+        .take(usize::from(area.height))
+        .map(|r| {
+            let c = &r.connection;
+            [
+                c.program.clone(),
+                c.pid.to_string(),
+                c.local.clone(),
+                c.peer.clone(),
+                c.mode.clone(),
+                rate(r.smc_bytes_per_second),
+                rate(r.tcp_bytes_per_second),
+                c.reason_words.clone(),
+            ]
+        })
+        .collect();
+    let shown = fit(&rows, area.width);
+    let pick = |row: &[String; 8]| {
+        let cells = shown.iter().map(|&(at, _)| {
+            let cell = Cell::from(row[at].clone());
+            match (HEAD[at], row[at].as_str()) {
+                ("Mode", "SMCD") => cell.style(colour(plain, Color::Green)),
+                ("Mode", _) => cell.style(colour(plain, Color::Yellow)),
+                _ => cell,
+            }
+        });
+        Shown::new(cells.collect::<Vec<_>>())
+    };
     let bold = Style::new().add_modifier(Modifier::BOLD);
-    Table::new(rows, widths).header(Shown::new(head).style(bold))
+    let head = Shown::new(shown.iter().map(|&(at, _)| HEAD[at])).style(bold);
+    let widths: Vec<_> = shown.iter().map(|&(_, width)| width).collect();
+    Table::new(rows.iter().map(pick).collect::<Vec<_>>(), widths).header(head)
+}
+
+/// The columns that have room, each as wide as what stands in it. The reason may be cut.
+fn fit(rows: &[[String; 8]], width: u16) -> Vec<(usize, Constraint)> {
+    const LEAST_REASON: usize = 12;
+    const REASON: usize = HEAD.len() - 1;
+    let longest = |at: usize| rows.iter().map(|row| row[at].chars().count()).max();
+    let widths: [usize; 8] = std::array::from_fn(|at| match longest(at) {
+        Some(n) if at == REASON => n.min(LEAST_REASON),
+        Some(n) => n.max(HEAD[at].len()),
+        None => HEAD[at].len(),
+    });
+    let mut shown: Vec<usize> = (0..HEAD.len()).filter(|at| widths[*at] > 0).collect();
+    let mut give_up = GIVEN_UP.iter();
+    // Each column with the blank before the next.
+    while shown.iter().map(|at| widths[*at] + 1).sum::<usize>() > usize::from(width) + 1 {
+        let Some(next) = give_up.next() else { break };
+        shown.retain(|at| at != next);
+    }
+    let constraint = |at: usize| match at {
+        REASON => (at, Constraint::Min(LEAST_REASON as u16)),
+        _ => (at, Constraint::Length(widths[at] as u16)),
+    };
+    shown.into_iter().map(constraint).collect()
 }
 
 fn draw_reasons(frame: &mut Frame<'_>, area: Rect, sample: &Sample, plain: bool) {
@@ -260,10 +292,13 @@ fn draw_reasons(frame: &mut Frame<'_>, area: Rect, sample: &Sample, plain: bool)
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let mut lines = vec![Line::styled("TCP because of", bold)];
     let mut all = most.into_iter().take(REASONS).map(|(name, count)| {
-        Line::styled(
-            format!("  {count:>8}  {name}"),
-            colour(plain, Color::Yellow),
-        )
+        Line::from(vec![
+            Span::styled(
+                format!("  {count:>8}  {name}"),
+                colour(plain, Color::Yellow),
+            ),
+            Span::raw(format!("  {}", words(name))),
+        ])
     });
     lines.extend(all.by_ref());
     if lines.len() > 1 {
@@ -302,6 +337,42 @@ mod tests {
             .collect();
         assert_eq!(rates, [400, 100, 0], "a new one has no rate yet");
         assert_eq!(next.connections[0].connection.inode, 2);
+    }
+
+    #[test]
+    fn a_narrow_terminal_keeps_whole_columns() {
+        let line = |program: &str, reason: &str| {
+            let cells = [
+                program,
+                "12345",
+                "127.0.0.1:57048",
+                "127.0.0.1:18300",
+                "SMCD",
+                "1.2MB/s",
+                "-",
+                reason,
+            ];
+            cells.map(String::from)
+        };
+        let heads = |rows: &[[String; 8]], width| {
+            let all = fit(rows, width).into_iter();
+            all.map(|(at, _)| HEAD[at]).collect::<Vec<_>>().join(" ")
+        };
+        let quiet = [line("redis-benchmark", "")];
+        let told = [
+            line("redis-benchmark", ""),
+            line("nc", "handshake in progress"),
+        ];
+        let all = "Program PID Local Address Peer Address Mode SMC-D TCP";
+        assert_eq!(heads(&quiet, 80), all);
+        assert_eq!(heads(&told, 120), format!("{all} Reason"));
+        assert_eq!(heads(&told, 80), all);
+        assert_eq!(
+            heads(&told, 60),
+            "Program Local Address Peer Address Mode SMC-D"
+        );
+        assert_eq!(heads(&told, 20), "Local Address Mode");
+        assert_eq!(heads(&[], 30), "Local Address Mode SMC-D");
     }
 
     #[test]
