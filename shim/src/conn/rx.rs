@@ -181,7 +181,7 @@ fn from_frozen(
         revert::reset(sock);
         return None;
     };
-    consumer.consumed = Place::at(here, consumer.size);
+    consumer.consumed = consumer.after((here - consumer.consumed.position) as u32);
     let room = sink.room().min(u32::MAX as usize) as u32;
     let n = consumer.available().min(room);
     if n == 0 {
