@@ -264,7 +264,7 @@ static int collect(const struct step *s)
             continue;
         busy[a] = 0;
         printf("%d ended %d A%d: %s\n", s->number, running[a].number, a,
-               o == DONE ? shared->box[a].result : names[o]);
+               o == DONE ? shared->box[a].result : names[o - 1]);
         if (o == HUNG)
             return 0;
     }

@@ -212,7 +212,7 @@ unsafe fn selecting_from(
         n
     } else {
         // SAFETY: as for the sets.
-        unsafe { select_careful(list, sets, timeout, mask) }
+        unsafe { select_careful(list, sets, timeout, mask, kernel) }
     }
 }
 
@@ -223,12 +223,18 @@ unsafe fn select_careful(
     sets: [*mut fd_set; 3],
     timeout: Option<u64>,
     mask: *const sigset_t,
+    kernel: impl FnOnce() -> c_int,
 ) -> c_int {
     let at = list.as_mut_ptr();
-    let failing = || errno::fail(libc::EINVAL);
+    // Nothing of the list may need us any more, now that it was prepared.
+    let mut by_kernel = false;
+    let kernel = || {
+        by_kernel = true;
+        kernel()
+    };
     // SAFETY: the list itself.
-    let n = unsafe { polling(at, list.len() as nfds_t, timeout, mask, failing) };
-    if n < 0 {
+    let n = unsafe { polling(at, list.len() as nfds_t, timeout, mask, kernel) };
+    if n < 0 || by_kernel {
         return n;
     }
     if list.iter().any(|one| one.revents & libc::POLLNVAL != 0) {

@@ -79,7 +79,10 @@ fn release(conn: &'static Conn) {
 pub fn again(sock: Sock) -> Option<Sock> {
     match fds::sock(sock.fd) {
         Some(now) if std::ptr::eq(now.conn, sock.conn) => Some(sock),
-        _ => find(sock.conn),
+        _ => match fds::any_fd(sock.conn) {
+            Some(fd) => Some(Sock { fd, ..sock }),
+            None => find(sock.conn),
+        },
     }
 }
 

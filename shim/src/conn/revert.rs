@@ -214,10 +214,10 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     let Some(slot) = sock.slot() else { return true };
     sock.set(flag::LEAVE);
     // Urgent data goes the other way, and what is still to be read here stays where it is.
-    let wait = if code == reason::OOB { 0 } else { WAIT_NS };
-    let end = clock::now() + wait;
+    let patient = code != reason::OOB;
+    let end = clock::now() + WAIT_NS;
     while !leave_step(sock, slot, code) {
-        if clock::now() >= end {
+        if clock::now() >= end || !patient && other_end(sock).is_none() {
             sock.reason(code);
             ctx::ring_sleepers();
             return false;

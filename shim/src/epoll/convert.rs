@@ -27,6 +27,10 @@ pub fn convert(conn: &Conn) -> bool {
     if !reg::any(conn) {
         return true;
     }
+    if conn.holders.load(Acquire) > 1 {
+        // A relative may wait on the set as well, which would not know our tags.
+        return false;
+    }
     let held = LISTS.lock();
     let done = reg::of(conn).all(|reg| convert_one(conn, reg).is_some());
     LISTS.unlock(held);
@@ -79,6 +83,9 @@ pub fn put_ours(set: &Set, reg: &'static Reg, sock: Sock, op: c_int) -> Option<R
     if result.is_err() {
         reg.state.store(state::KERNEL, Release);
         set.dropped(reg, sock.conn, true);
+    } else {
+        // The bell of `take_in` may have been heard and silenced before there was anything to see.
+        set.rouse(reg);
     }
     Some(result)
 }

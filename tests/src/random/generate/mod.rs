@@ -43,6 +43,8 @@ struct Model {
     /// Sets, by process and slot, that a process shares with its child: what one of them enters from
     /// then on, the other does not hear of (docs/limits.md).
     inherited: Vec<(usize, i64)>,
+    /// The end for which an actor may be asleep.
+    rests: [Option<(usize, usize)>; ACTORS],
     tag: i64,
     urgent: bool,
     /// A registration is edge-triggered or one-shot. When such a connection goes back to TCP, the program may
@@ -83,6 +85,7 @@ pub fn generate(seed: u64) -> Program {
         ends: vec![Default::default(); pairs],
         in_sets: Vec::new(),
         inherited: Vec::new(),
+        rests: [None; ACTORS],
         tag: 0,
         urgent: false,
         edges: false,
@@ -286,6 +289,7 @@ impl Model {
         }
         if sleeps && let Kind::End(conn, side) = self.kind(actor, slot) {
             self.ends[conn][side].receiver = true;
+            self.rests[actor] = Some((conn, side));
         }
         if sleeps && self.once_in(8) {
             self.push(
@@ -329,7 +333,16 @@ impl Model {
             return false;
         }
         end.waiter = true;
+        self.rests[actor] = Some((conn, side));
         true
+    }
+
+    /// Whether an actor may be asleep.
+    fn rests(&self, actor: usize) -> bool {
+        self.rests[actor].is_some_and(|(conn, side)| {
+            let end = &self.ends[conn][side];
+            end.receiver || end.waiter
+        })
     }
 
     fn make_set(&mut self, actor: usize) {
@@ -376,6 +389,7 @@ impl Model {
             for (conn, side) in &self.in_sets {
                 self.ends[*conn][*side].waiter = true;
             }
+            self.rests[actor] = self.in_sets.first().copied();
         }
         let timeout = if forever { -1 } else { self.pick(&[0, 0, 8]) };
         let (max, how) = (self.pick(&[1, 8, 8, 32, 0]), self.below(4) as i64);
@@ -403,6 +417,9 @@ impl Model {
             Some((at, at_slot as i64))
         });
         let Some((reader, at)) = reader else { return };
+        if self.rests(actor) || self.rests(reader) {
+            return;
+        }
         let end = &self.ends[conn][side];
         if end.receiver || end.waiter || end.deaf {
             // Nobody reads: how much is sent would depend on the kernel's buffers.
