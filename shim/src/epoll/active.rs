@@ -387,6 +387,10 @@ mod tests {
     fn walks_cost_what_is_hot() {
         static ACTIVE: Active = Active::new();
         assert!(ACTIVE.prepare());
+        let held = LISTS.lock();
+        let mapped = reg::map();
+        LISTS.unlock(held);
+        assert_eq!(mapped, Some(()));
         // Entries that no set of another test comes to.
         let regs: Vec<&Reg> = (0..100)
             .filter_map(|i| reg::get(reg::MAX as u32 - 1 - i))

@@ -90,7 +90,7 @@ pub fn get(index: u32) -> Option<&'static Reg> {
 }
 
 /// Makes the table, once. The caller holds [`LISTS`].
-fn map() -> Option<()> {
+pub(super) fn map() -> Option<()> {
     if REGS.load(Relaxed).is_null() {
         let at = os::map_anonymous(MAX * size_of::<Reg>()).ok()?;
         REGS.store(at.cast(), Release);
