@@ -145,6 +145,8 @@ pub struct Stats {
     pub link_groups: u64,
     pub claims_waiting: u64,
     pub clients: u64,
+    /// Sessions refused because the program has another version of the library.
+    pub other_versions: u64,
     /// The asker's own, root's all.
     pub processes: Vec<ProcessStats>,
     pub users: Vec<UserStats>,
@@ -255,6 +257,8 @@ pub struct Info {
     pub pairs_made: u64,
     pub claims_refused: u64,
     pub protocol_errors: u64,
+    /// Sessions of programs that have another version of the library: they stay on TCP.
+    pub other_versions: u64,
 }
 
 /// A GID as a UUID.

@@ -25,7 +25,8 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, SockFlag, accept4};
 use protocol::ctl::{self, Bell, Claim, DecodeError, Hello, Hold, Message};
-use protocol::ctl::{Release, Reply, Request, Withdraw};
+use protocol::ctl::{Refused, Release, Reply, Request, Withdraw};
+use protocol::reason;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -99,6 +100,8 @@ pub(crate) struct Counts {
     pub pairs_made: u64,
     pub claims_refused: u64,
     pub protocol_errors: u64,
+    /// Sessions of programs that have another version of the library.
+    pub other_versions: u64,
 }
 
 /// Why a session ends early.
@@ -303,12 +306,27 @@ impl Server {
                 }
                 Ok(Some(packet)) => self.handle(id, packet),
             };
-            if done.is_err() {
-                self.counts.protocol_errors += 1;
-                if let Some(session) = self.sessions.get_mut(&id) {
-                    session.dead = true;
-                }
+            if let Err(why) = done {
+                self.end(id, &why);
             }
+        }
+    }
+
+    /// Ends the session of a client that is not understood.
+    fn end(&mut self, id: u32, why: &Broken) {
+        let other_version = matches!(why, Broken::Decode(DecodeError::Version(_)));
+        if other_version {
+            self.counts.other_versions += 1;
+        } else {
+            self.counts.protocol_errors += 1;
+        }
+        if let Some(session) = self.sessions.get_mut(&id) {
+            if other_version {
+                // The header of whatever comes from here tells the library why it stays on TCP.
+                let reason = reason::DAEMON_VERSION;
+                session.send(Packet::new(&Refused { claim: 0, reason }, vec![]));
+            }
+            session.dead = true;
         }
     }
 

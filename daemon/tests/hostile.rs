@@ -6,7 +6,8 @@ use daemon::packet::{Packet, receive};
 use daemon::report::{Info, Stats};
 use nix::fcntl::SealFlag;
 use nix::sys::socket::{MsgFlags, send};
-use protocol::ctl::{self, Claim, Hello, MAX_MESSAGE, Message, Paired, Release, Request, Verb};
+use protocol::ctl::{self, Claim, Hello, MAX_MESSAGE, Message, Paired, Refused};
+use protocol::ctl::{Release, Request, Verb};
 use protocol::ids::Role;
 use protocol::shm::wait;
 use protocol::stats;
@@ -41,6 +42,22 @@ fn dropped(socket: &OwnedFd) -> bool {
     }
 }
 
+/// A program that was started before an update of the daemon learns why it stays on TCP.
+#[test]
+fn another_version_is_told_so() {
+    let daemon = Daemon::start(|_| {});
+    let mut packet = encoded(&hello());
+    packet[2] ^= 0x40;
+    let socket = raw_socket(&daemon);
+    send(socket.as_raw_fd(), &packet, MsgFlags::empty()).unwrap();
+    let answer = receive(socket.as_fd(), MsgFlags::empty()).unwrap().unwrap();
+    let refused = Refused::decode(answer.bytes()).unwrap();
+    assert_eq!(refused.reason, protocol::reason::DAEMON_VERSION);
+    assert!(dropped(&socket));
+    let info: Info = daemon.ask(Verb::Info);
+    assert_eq!((info.other_versions, info.protocol_errors), (1, 0));
+}
+
 #[test]
 fn garbage_ends_the_session_only() {
     let daemon = Daemon::start(|_| {});
@@ -57,7 +74,6 @@ fn garbage_ends_the_session_only() {
         vec![0x55; 1024],
         vec![0x55; 4000],
         changed(0, 0),
-        changed(2, 2), // version
         changed(4, 99),
         changed(6, 1),
         good[..20].to_vec(),

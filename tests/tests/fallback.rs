@@ -1,6 +1,9 @@
 //! Where the other end cannot, or must not, speak SMC: TCP, byte for byte, and a reason.
 
-use protocol::reason;
+use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr};
+use nix::sys::socket::{accept, bind, listen, recv, send, socket};
+use protocol::{ctl, reason};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 use tests::capture::{Capture, Flow, Payloads};
 use tests::{Lab, Policy, Run, Stats, ccase, net, plain_only};
@@ -186,6 +189,44 @@ fn no_daemon() {
     if let Some(wire) = wire {
         check_wire(&wire.finish(), port, text.lines().next().unwrap());
     }
+}
+
+/// As after an update: the daemon's answer has another version in its header.
+#[test]
+fn daemon_of_another_version() {
+    let lab = Lab::without_daemon();
+    let kind = (SockType::SeqPacket, SockFlag::SOCK_CLOEXEC);
+    let listener = socket(AddressFamily::Unix, kind.0, kind.1, None).unwrap();
+    let at = UnixAddr::new(&lab.socket()).unwrap();
+    bind(listener.as_raw_fd(), &at).unwrap();
+    listen(&listener, Backlog::new(8).unwrap()).unwrap();
+    std::thread::spawn(move || {
+        while let Ok(fd) = accept(listener.as_raw_fd()) {
+            // SAFETY: just accepted.
+            let session = unsafe { OwnedFd::from_raw_fd(fd) };
+            let mut packet = [0; ctl::MAX_MESSAGE];
+            let _ = recv(session.as_raw_fd(), &mut packet, MsgFlags::empty());
+            let mut answer = packet[..ctl::HEADER_LEN].to_vec();
+            answer[2..4].copy_from_slice(&(ctl::VERSION + 1).to_ne_bytes());
+            answer[6..8].copy_from_slice(&(ctl::HEADER_LEN as u16).to_ne_bytes());
+            let _ = send(session.as_raw_fd(), &answer, MsgFlags::empty());
+        }
+    });
+    let program = ccase::compile("talk");
+    let eager = || lab.eager(&program).env("SMC_DEBUG", "1");
+    let port = net::free_port();
+    let server = eager().words(&format!("serve {port} 1")).spawn();
+    let server = server.listening(port);
+    let client = eager().words(&format!("ask {port} 300 0")).finish();
+    if !plain_only() {
+        assert!(
+            client.stderr.contains("another protocol version"),
+            "{}",
+            client.stderr
+        );
+    }
+    client.ok();
+    assert_eq!(server.finish().ok(), "end 0\n");
 }
 
 #[test]

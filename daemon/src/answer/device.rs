@@ -94,6 +94,7 @@ impl Server {
             pairs_made: self.counts.pairs_made,
             claims_refused: self.counts.claims_refused,
             protocol_errors: self.counts.protocol_errors,
+            other_versions: self.counts.other_versions,
         }
     }
 

@@ -133,6 +133,7 @@ impl Server {
             link_groups: self.groups.len() as u64,
             claims_waiting: self.claims.len() as u64,
             clients: self.clients(),
+            other_versions: self.counts.other_versions,
             processes,
             users: users.collect(),
         }

@@ -143,5 +143,6 @@ pub fn info(i: &Info) -> String {
         ("Pairs made", i.pairs_made.to_string()),
         ("Claims refused", i.claims_refused.to_string()),
         ("Protocol errors", i.protocol_errors.to_string()),
+        ("Refused: another version", i.other_versions.to_string()),
     ])
 }

@@ -3,6 +3,7 @@
 use crate::report::{Counts, SIZE_NAMES, Stats};
 use crate::tool::table::{BOLD, Cell, FAINT, Table, abbreviated, paint};
 use protocol::reason;
+use std::fmt::Write;
 
 pub fn text(s: &Stats) -> String {
     let mut out = summary(&s.counts);
@@ -18,6 +19,14 @@ pub fn text(s: &Stats) -> String {
     }
     out.push_str(&paint(BOLD, "\nDevice\n"));
     out.push_str(&indented(&table.finish()));
+    if s.other_versions != 0 {
+        let _ = writeln!(
+            out,
+            "\nPrograms with another version of libsmclo have asked {} times: they stay on TCP \
+             until they are started anew.",
+            s.other_versions
+        );
+    }
     if !s.processes.is_empty() {
         out.push_str(&paint(BOLD, "\nPrograms that run\n"));
         out.push_str(&indented(&programs(s)));
