@@ -205,6 +205,8 @@ fn replicated(stage: &Stage, diskless: &str) -> [String; 3] {
     copy.stop();
     master.stop();
     let again = server("master", port, &options);
+    // It listens, and answers this question, before it has read its file.
+    until("the file", &|| info(stage, port, "loading") == "0");
     let from_file = digest(port);
     again.stop();
     [whole, replicas, from_file]
