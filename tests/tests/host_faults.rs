@@ -125,7 +125,8 @@ fn packets_lost_in_the_handshake() {
     const CLIENTS: usize = 8;
     let program = ccase::compile("talk");
     let (mut tried, mut dropped, mut share) = (0, 0, Vec::new());
-    for percent in [3, 10, 25] {
+    // With 25 of a hundred some connection waits for minutes, as TCP doubles its time with each loss.
+    for percent in [3, 10, 25].into_iter().take(rounds(2, 3)) {
         let (lab, netns) = (Lab::start(), Netns::new());
         let server = netns
             .run(lab.eager(&program))
@@ -135,7 +136,7 @@ fn packets_lost_in_the_handshake() {
         for _ in 0..rounds(2, 20) {
             let clients = [(); CLIENTS].map(|()| {
                 let client = lab.eager(&program).words(&format!("ask {PORT} 60 0"));
-                netns.run(client).limit(Duration::from_secs(240)).spawn()
+                netns.run(client).limit(Duration::from_secs(900)).spawn()
             });
             let said = clients.map(|client| client.finish().ok());
             assert!(said[0].ends_with("\nend\n"), "{}", said[0]);
