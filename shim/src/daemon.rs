@@ -2,7 +2,7 @@
 //! hangs costs a connection nothing but its acceleration.
 
 use crate::lock::Lock;
-use crate::{clock, config, conn, ctx, family, lgr, lock, os, ownfd};
+use crate::{clock, config, conn, ctx, family, lgr, lock, log, os, ownfd};
 use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, PeerGone, Refused, Release};
 use protocol::ctl::{Welcome, Withdraw};
 use protocol::ids::{Eid, Gid};
@@ -116,7 +116,10 @@ pub fn session() -> Result<c_int, u32> {
     {
         return Err(why);
     }
-    connect().map_err(|_| why)
+    connect().map_err(|_| {
+        log::no_session(why);
+        why
+    })
 }
 
 fn connect() -> Result<c_int, i32> {
@@ -330,6 +333,7 @@ fn receive(fd: c_int) -> bool {
         Ok(header) => dispatch(header.kind, packet, fds),
         Err(ctl::DecodeError::Version(_)) => {
             lost(fd, reason::DAEMON_VERSION);
+            log::no_session(reason::DAEMON_VERSION);
             false
         }
         Err(_) => {

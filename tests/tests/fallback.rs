@@ -184,7 +184,11 @@ fn no_daemon() {
     let wire = Capture::start(port);
     let server = eager().words(&format!("serve {port} 1")).spawn();
     let server = server.listening(port);
-    let text = eager().words(&format!("ask {port} 300 0")).finish().ok();
+    let client = eager().env("SMC_DEBUG", "1");
+    let client = client.words(&format!("ask {port} 300 0")).finish();
+    let said = client.stderr.matches("NO_DAEMON").count();
+    assert_eq!(said, usize::from(!plain_only()), "{}", client.stderr);
+    let text = client.ok();
     assert_eq!(server.finish().ok(), "end 0\n");
     if let Some(wire) = wire {
         check_wire(&wire.finish(), port, text.lines().next().unwrap());
