@@ -1,28 +1,9 @@
 /* Hard cases of epoll, poll and select. */
-#include "common.h"
+#include "sets.h"
 #include <limits.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <time.h>
-
-static void add(int ep, int fd, unsigned events, uint32_t tag)
-{
-    struct epoll_event e = {.events = events, .data.u32 = tag};
-    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
-}
-
-static int show(int ep, int wait_ms)
-{
-    struct epoll_event e[64];
-    int n = MUST(epoll_wait(ep, e, 64, wait_ms));
-    if (n == 0)
-        trace("no event");
-    for (unsigned tag = 0; tag < 64; tag++)
-        for (int i = 0; i < n; i++)
-            if (e[i].data.u32 == tag)
-                trace("%u: %s", tag, mask_name(e[i].events));
-    return n;
-}
 
 /* Edges: one for each arrival, whether or not the last was read; MOD arms again; full masks. */
 static void hc_065_epollet(void)

@@ -19,13 +19,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHECK(condition)                                                         \
-	do {                                                                     \
-		if (!(condition)) {                                              \
-			fprintf(stderr, "line %d: %s, errno %d\n", __LINE__, #condition, errno); \
-			exit(1);                                                 \
-		}                                                                \
-	} while (0)
+#include "check.h"
 
 static void reap(pid_t pid, int want)
 {

@@ -18,13 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHECK(condition)                                                         \
-	do {                                                                     \
-		if (!(condition)) {                                              \
-			fprintf(stderr, "line %d: %s, errno %d\n", __LINE__, #condition, errno); \
-			exit(1);                                                 \
-		}                                                                \
-	} while (0)
+#include "check.h"
 
 #define TWIN(type, name, ...)                                                    \
 	type (*name)(__VA_ARGS__) = (type (*)(__VA_ARGS__))dlsym(RTLD_DEFAULT, #name); \

@@ -1,31 +1,5 @@
 /* epoll sets whose registrations come and go, and sets with many quiet connections. */
-#include "common.h"
-
-static void add(int ep, int fd, unsigned events, uint32_t tag)
-{
-    struct epoll_event e = {.events = events, .data.u32 = tag};
-    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
-}
-
-static void mod(int ep, int fd, unsigned events, uint32_t tag)
-{
-    struct epoll_event e = {.events = events, .data.u32 = tag};
-    MUST(epoll_ctl(ep, EPOLL_CTL_MOD, fd, &e));
-}
-
-/* Traces all events of a set, sorted by tag. */
-static int show(int ep, int wait_ms)
-{
-    struct epoll_event e[64];
-    int n = MUST(epoll_wait(ep, e, 64, wait_ms));
-    if (n == 0)
-        trace("no event");
-    for (unsigned tag = 0; tag < 64; tag++)
-        for (int i = 0; i < n; i++)
-            if (e[i].data.u32 == tag)
-                trace("%u: %s", tag, mask_name(e[i].events));
-    return n;
-}
+#include "sets.h"
 
 struct control {
     int ep, fd;

@@ -29,7 +29,7 @@ pub fn build(name: &str, others: &[&str], options: &str) -> PathBuf {
     files.extend(others.iter().map(|f| source.join(f)));
     let mut hasher = DefaultHasher::new();
     options.hash(&mut hasher);
-    for file in files.iter().chain([&source.join("common.h")]) {
+    for file in files.iter().chain(&headers(&source)) {
         let text = fs::read(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         text.hash(&mut hasher);
     }
@@ -58,6 +58,15 @@ pub fn build(name: &str, others: &[&str], options: &str) -> PathBuf {
     );
     fs::rename(&unfinished, &program).expect("the program in place");
     program
+}
+
+/// What any of the programs may include.
+fn headers(source: &std::path::Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(source).expect("the sources of the programs");
+    let mut all: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    all.retain(|path| path.extension().is_some_and(|e| e == "h"));
+    all.sort();
+    all
 }
 
 /// One way to run a case.
