@@ -3,6 +3,7 @@
 use crate::{Lab, artefacts};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 #[track_caller]
 pub fn build() -> &'static Path {
@@ -13,10 +14,10 @@ pub fn build() -> &'static Path {
         let dir = artefacts::target().join(format!("tests/debian-{}", std::process::id()));
         let said = lab
             .plain(artefacts::workspace().join("scripts/deb"))
-            .args(["--no-build", "--target"])
+            .args(["--no-build", "--fast", "--target"])
             .arg(artefacts::dir())
             .arg(&dir)
-            .env("DPKG_DEB_COMPRESSOR_TYPE", "gzip")
+            .limit(Duration::from_secs(300))
             .finish()
             .ok();
         PathBuf::from(said.trim())
