@@ -27,6 +27,11 @@ static RECEIVING: Lock = Lock::new();
 /// Why there is no session.
 static WHY: AtomicU32 = AtomicU32::new(0);
 
+/// The process whose daemon went away under it: its connections are to be known to the next one.
+static BEREFT: AtomicU32 = AtomicU32::new(0);
+/// Clock ticks of the last look whether it is there.
+static LOOKED: AtomicU64 = AtomicU64::new(0);
+
 const RETRY_NS: u64 = 1_000_000_000;
 const MAILBOX_LEN: usize = 4096;
 
@@ -135,6 +140,7 @@ fn connect() -> Result<c_int, i32> {
     }
     OWNER.store(lock::pid(), Relaxed);
     WHY.store(0, Relaxed);
+    BEREFT.store(0, Relaxed);
     GREETED.store(clock::now(), Relaxed);
     SOCKET.store(fd, Release);
     Ok(fd)
@@ -202,9 +208,56 @@ fn lost(fd: c_int, why: u32) {
         WHY.store(why, Relaxed);
         MAILBOX.store(std::ptr::null_mut(), Release);
         GREETED.store(0, Relaxed);
+        BEREFT.store(lock::pid(), Relaxed);
         ownfd::close(fd);
         conn::claim::session_lost();
     }
+}
+
+/// For those who go to the kernel to wait anyway: once in a second, whether the daemon is still there,
+/// or there is one again. Without this a program whose connections stay as they are, with nothing to
+/// claim, would never be known to a daemon that was started anew.
+#[inline]
+pub fn keep_in_touch() {
+    let now = clock::ticks();
+    let last = LOOKED.load(Relaxed);
+    if now.wrapping_sub(last) >= clock::per_us() * (RETRY_NS / 1000) {
+        look_for_daemon(now, last);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn look_for_daemon(now: u64, last: u64) {
+    let mine = LOOKED.compare_exchange(last, now, Relaxed, Relaxed).is_ok();
+    if !mine || RETRY_AT.load(Relaxed) == u64::MAX {
+        return;
+    }
+    let fd = SOCKET.load(Acquire);
+    if fd >= 0 {
+        if OWNER.load(Relaxed) != lock::pid() {
+            return;
+        }
+        if !hung_up(fd) {
+            // The answer to a greeting that nobody else asks for.
+            settled();
+            return;
+        }
+        lost(fd, 0);
+    }
+    if BEREFT.load(Relaxed) == lock::pid() && !os::on_signal_stack() {
+        let _ = session();
+    }
+}
+
+/// Whether the other end has closed.
+fn hung_up(fd: c_int) -> bool {
+    let mut asked = [libc::pollfd {
+        fd,
+        events: libc::POLLRDHUP,
+        revents: 0,
+    }];
+    os::ppoll(&mut asked, Some(0), None).is_ok_and(|n| n != 0)
 }
 
 /// Ends the session for good.
@@ -404,6 +457,7 @@ pub fn forked() {
     MAILBOX.store(std::ptr::null_mut(), Release);
     GREETED.store(0, Relaxed);
     RETRY_AT.store(0, Relaxed);
+    BEREFT.store(0, Relaxed);
     if fd >= 0 {
         ownfd::close(fd);
     }

@@ -4,7 +4,7 @@ use crate::conn::ready;
 use crate::conn::{Sock, claim, tx};
 use crate::ctx::{self, Ctx};
 use crate::fds::{self, Meaning};
-use crate::{clock, daemon, epoll, lgr, os, wait};
+use crate::{clock, daemon, epoll, family, lgr, os, wait};
 use libc::pollfd;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
@@ -174,6 +174,14 @@ fn spin(list: &[pollfd]) -> bool {
         })
     });
     wait::spun(&SPIN, hit);
+    if let Some(table) = family::table() {
+        let counter = if hit {
+            &table.totals.spin_hits
+        } else {
+            &table.totals.spin_misses
+        };
+        counter.fetch_add(1, Relaxed);
+    }
     hit
 }
 
@@ -215,6 +223,10 @@ fn sleep(
     limit: Option<u64>,
     mask: Option<*const libc::sigset_t>,
 ) -> Result<(), i32> {
+    daemon::keep_in_touch();
+    if let Some(table) = family::table() {
+        table.totals.sleeps.fetch_add(1, Relaxed);
+    }
     let mut limit = limit;
     let ctx = ctx::take();
     let mut blind = ctx.is_none();

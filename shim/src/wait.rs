@@ -4,7 +4,7 @@
 use crate::conn::ready;
 use crate::conn::{Conn, Sock, flag, onto_ring, phase, rx, tx};
 use crate::ctx::{self, Ctx};
-use crate::{clock, config, errno, lgr, os, real};
+use crate::{clock, config, daemon, errno, lgr, os, real};
 use protocol::shm::sync::fence;
 use protocol::shm::wait::{COLD, HINTS};
 use std::ffi::{c_int, c_void};
@@ -357,6 +357,7 @@ fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     if deadline.is_some_and(|end| now >= end) {
         return Wake::TimedOut;
     }
+    daemon::keep_in_touch();
     let mut limit = deadline.map(|end| end - now);
     let mut cap = |ns: u64| limit = Some(limit.map_or(ns, |left| left.min(ns)));
     if want == Want::Out && sock.tx_ring() {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::process::Command;
 use std::time::Duration;
+use tests::stats::Socket;
 use tests::tool::Held;
 use tests::{Lab, Mode, net, plain_only};
 
@@ -382,4 +383,74 @@ sys.stdin.readline()
     writeln!(open, "end").unwrap();
     run.finish().ok();
     lab.assert_clean();
+}
+
+/// A daemon that was started anew (an upgrade of the package): connections go on, and are known to it
+/// although nobody claims anything. What an event loop slept and spun counts too.
+#[test]
+fn a_new_daemon_knows_the_old_connections() {
+    if plain_only() {
+        return;
+    }
+    let mut lab = Lab::start();
+    let port = net::free_port();
+    let server = "import select, socket, sys, time
+l = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+c, _ = l.accept()
+c.setblocking(False)
+e = select.epoll()
+e.register(c, select.EPOLLIN)
+while True:
+    e.poll()
+    data = c.recv(100)
+    if not data:
+        break
+    time.sleep(0.002)
+    c.send(data)
+";
+    let client = "import socket, sys, time
+c = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
+c.send(b'x')
+while c.recv(100):
+    time.sleep(0.002)
+    c.send(b'x')
+";
+    let start = |program: &str| {
+        let run = lab.eager("python3").args(["-c", program]);
+        run.arg(port.to_string()).spawn()
+    };
+    let server = start(server).listening(port);
+    let client = start(client);
+    let both = |lab: &Lab| {
+        let sockets = lab.sockets();
+        [server.pid(), client.pid()].iter().all(|pid| {
+            let mine = |s: &Socket| s.number("pid") == u64::from(*pid) && s.is_smcd();
+            sockets.iter().any(mine)
+        })
+    };
+    let known = |lab: &Lab| net::wait_until(Duration::from_secs(30), || both(lab));
+    assert!(known(&lab), "{:?}", lab.sockets());
+    for _ in 0..2 {
+        lab.kill_daemon();
+        lab.start_daemon();
+        assert!(known(&lab), "{:?}", lab.sockets());
+    }
+    // Only the daemon that has paired them could have sent them back.
+    let refused = lab.smclo(&format!("revert {}", client.pid())).finish();
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    let why = "1 connections stay where they are: a smclod that has ended";
+    assert!(refused.stderr.contains(why), "{refused}");
+    for pid in [server.pid(), client.pid()] {
+        let slept = |lab: &Lab| {
+            let stats = lab.ask("stats");
+            let programs = stats["processes"].as_array().unwrap().clone();
+            let of = |p: &Value| p["pids"].as_array().unwrap().contains(&pid.into());
+            let mine = programs.into_iter().find(of);
+            mine.is_some_and(|p| p["sleeps"].as_u64() > Some(10))
+        };
+        let enough = net::wait_until(Duration::from_secs(30), || slept(&lab));
+        assert!(enough, "{}", lab.ask("stats"));
+    }
+    client.stop();
+    server.stop();
 }

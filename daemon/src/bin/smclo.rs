@@ -177,19 +177,22 @@ impl Asked {
     }
 
     fn revert(&self, args: &RevertArgs) -> Result<String, AnyError> {
-        let count = revert::revert(&self.daemon, args.target, args.milliseconds)?;
+        let done = revert::revert(&self.daemon, args.target, args.milliseconds)?;
         if self.json {
-            return Ok(format!("{{\"connections\":{count}}}\n"));
+            return Ok(serde_json::to_string(&done)? + "\n");
         }
-        let connections = if count == 1 {
-            "1 connection".into()
-        } else {
-            format!("{count} connections")
+        let connections = match done.connections {
+            1 => "1 connection".into(),
+            n => format!("{n} connections"),
         };
-        Ok(match args.milliseconds {
+        let mut said = match args.milliseconds {
             0 => format!("{connections} may go onto shared memory again\n"),
             ms => format!("{connections} on TCP for {} s\n", ms as f64 / 1000.0),
-        })
+        };
+        if done.left != 0 {
+            said += &format!("{} more {}\n", done.left, revert::LEFT);
+        }
+        Ok(said)
     }
 
     /// What was chosen from a longer answer.

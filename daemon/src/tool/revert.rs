@@ -4,6 +4,7 @@ use crate::client::{AskError, Connection as Daemon};
 use crate::report::Connection;
 use nix::errno::Errno;
 use protocol::ctl::Verb;
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -52,10 +53,23 @@ pub enum RevertError {
     Garbled(#[from] serde_json::Error),
     #[error("no connection there is, or is about to be, on shared memory; \"smclo ss\" lists all")]
     None,
+    #[error("{0} {LEFT}")]
+    Left(usize),
+}
+
+/// What those are that the daemon does not know.
+pub const LEFT: &str = "connections stay where they are: a smclod that has ended brought them onto \
+                        shared memory, and they leave it with the end of either program";
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Done {
+    pub connections: usize,
+    /// On shared memory, but not known to this daemon.
+    pub left: usize,
 }
 
 /// Gives the orders; how many connections there were.
-pub fn revert(daemon: &Daemon, target: Target, milliseconds: u64) -> Result<usize, RevertError> {
+pub fn revert(daemon: &Daemon, target: Target, milliseconds: u64) -> Result<Done, RevertError> {
     let rows: Vec<Connection> = serde_json::from_slice(&daemon.ask(Verb::Ss, [b' '; 32])?)?;
     let mut pairs = BTreeSet::new();
     for row in rows.iter().filter(|row| target.is(row)) {
@@ -64,19 +78,21 @@ pub fn revert(daemon: &Daemon, target: Target, milliseconds: u64) -> Result<usiz
             pairs.insert((own.min(peer), own.max(peer)));
         }
     }
-    let mut count = 0;
+    let mut done = Done::default();
     for (token, _) in pairs {
         match daemon.hold(token, milliseconds) {
-            Ok(()) => count += 1,
-            // Closed meanwhile.
-            Err(AskError::Refused(Errno::ENOENT)) => {}
+            Ok(()) => done.connections += 1,
+            Err(AskError::Refused(Errno::ENOENT)) => done.left += 1,
             Err(e) => return Err(e.into()),
         }
     }
-    if count == 0 {
-        return Err(RevertError::None);
+    if done.connections == 0 {
+        return Err(match done.left {
+            0 => RevertError::None,
+            n => RevertError::Left(n),
+        });
     }
-    Ok(count)
+    Ok(done)
 }
 
 #[cfg(test)]

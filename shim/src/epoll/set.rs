@@ -46,6 +46,8 @@ pub struct Set {
     /// Clock before the last wait that brought all that the kernel had to tell.
     pub drained: AtomicU64,
     pub spin: AtomicU32,
+    /// Spins that have hit and are not counted in the totals yet; approximate when threads share the set.
+    pub hits: AtomicU64,
     /// Its rings have had something since it slept last: only then is it worth a spin.
     pub lively: AtomicU32,
 }
@@ -67,6 +69,7 @@ static SETS: [Set; MAX] = [const {
         looked: AtomicU64::new(0),
         drained: AtomicU64::new(0),
         spin: AtomicU32::new(0),
+        hits: AtomicU64::new(0),
         lively: AtomicU32::new(0),
     }
 }; MAX];

@@ -5,7 +5,7 @@ use super::reg::{self, Reg};
 use super::set::{Set, Tagged, read_tag};
 use crate::conn::tx;
 use crate::wait as threads;
-use crate::{clock, errno, lgr, os, real};
+use crate::{clock, daemon, errno, family, lgr, os, real};
 use protocol::shm::wait::WaitWord;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::Ordering::*;
@@ -248,6 +248,15 @@ fn spin(set: &Set) -> bool {
     }
     let hit = threads::spin(|| stirs(set));
     threads::spun(&set.spin, hit);
+    let hits = set.hits.load(Relaxed) + u64::from(hit);
+    set.hits.store(hits, Relaxed);
+    if (!hit || hits >= 256)
+        && let Some(table) = family::table()
+    {
+        set.hits.store(0, Relaxed);
+        table.totals.spin_hits.fetch_add(hits, Relaxed);
+        table.totals.spin_misses.fetch_add(u64::from(!hit), Relaxed);
+    }
     hit
 }
 
@@ -261,6 +270,9 @@ fn sleep(
     let Some(ctx) = set.ctx() else {
         return ask_kernel(set, out, left, mask);
     };
+    if let Some(table) = family::table() {
+        table.totals.sleeps.fetch_add(1, Relaxed);
+    }
     // For these nobody is to ring.
     set.cool_dormant();
     ctx.word().enter();
@@ -344,6 +356,7 @@ fn ask_kernel(
 ) -> Result<bool, i32> {
     set.looked.store(clock::ticks(), Relaxed);
     set.filled.store(0, Relaxed);
+    daemon::keep_in_touch();
     let room = (out.max - out.used) as c_int;
     if room == 0 {
         return Ok(false);
