@@ -194,7 +194,8 @@ pub struct TraceArgs {
     /// Only so many connections, the latest.
     #[arg(short, long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub number: u16,
-    /// Write the CLC messages into a capture file for Wireshark.
+    /// Write the CLC messages into a capture file, for
+    /// "tshark -o tcp.try_heuristic_first:TRUE -r FILE" or Wireshark with that setting.
     #[arg(long, value_name = "FILE")]
     pub pcap: Option<PathBuf>,
 }

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tests::{Lab, Run, netns, plain_only, stage};
+use tests::{Lab, Run, artefacts, netns, plain_only, stage};
 
 /// What was found about one subject.
 struct Diagnosis {
@@ -274,6 +274,37 @@ fn processes() {
     let off = lab.shim("sleep").arg("60").env("SMCLO_POLICY", "off");
     let off = off.spawn();
     doctor(&lab, off.pid().to_string()).obstacle("SMCLO_POLICY=off", "unset it");
+}
+
+/// What cannot be looked at is not judged.
+#[test]
+fn processes_of_others() {
+    if !tests::netns::possible() {
+        return;
+    }
+    let lab = Lab::without_daemon();
+    let theirs = lab.plain("sleep").arg("60").spawn();
+    // That user may not be allowed to read what cargo has built.
+    let copy = lab.dir().join("smclo");
+    // By a process of its own: what one of ours still had open for writing could not be run.
+    let copying = lab.plain("cp").arg(artefacts::path("smclo"));
+    copying.arg(&copy).finish().ok();
+    let nobody = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+    ];
+    let run = lab.plain(&copy).arg("doctor").arg(theirs.pid().to_string());
+    let said = run.through(&nobody).finish();
+    assert_eq!(said.code(), Some(2), "{said}");
+    assert!(said.stdout.is_empty(), "{said}");
+    assert!(
+        said.stderr
+            .contains("belongs to another user: run the doctor as root"),
+        "{said}"
+    );
+    theirs.stop();
 }
 
 /// Under a filter that allows everything: what it forbids nobody can see from outside.

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         eprintln!("smclod: --config {}: no such file", config.config.display());
         return ExitCode::from(2);
     }
-    config.limit(&Source::new(&config.config).policy().limits, given);
+    config.limit(&Source::peek(&config.config).limits, given);
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

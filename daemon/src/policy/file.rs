@@ -45,8 +45,16 @@ impl Source {
             seen: None,
             policy: Policy::default(),
         };
-        source.refresh();
+        source.refresh_and(complain);
         source
+    }
+
+    /// What it says now, without a word about mistakes.
+    pub fn peek(path: &Path) -> Policy {
+        read(path)
+            .ok()
+            .filter(Parsed::is_valid)
+            .map_or_else(Policy::default, |parsed| parsed.policy)
     }
 
     pub fn policy(&self) -> &Policy {
@@ -56,6 +64,10 @@ impl Source {
     /// Reads the file when it is new. One with an error changes nothing, and is reported on standard
     /// error; one that has gone leaves the built-in settings.
     pub fn refresh(&mut self) {
+        self.refresh_and(complain);
+    }
+
+    fn refresh_and(&mut self, say: impl Fn(&str)) {
         let Ok(meta) = fs::metadata(&self.path) else {
             self.seen = None;
             self.policy = Policy::default();
@@ -66,24 +78,30 @@ impl Source {
             len: meta.len(),
             changed: (meta.mtime(), meta.mtime_nsec()),
         };
-        if self.seen.replace(stamp) == Some(stamp) {
+        let before = self.seen.replace(stamp);
+        if before == Some(stamp) {
             return;
         }
         let path = self.path.display();
         match read(&self.path) {
             Ok(parsed) => {
                 for finding in &parsed.findings {
-                    complain(&format!("{path}: {finding}"));
+                    say(&format!("{path}: {finding}"));
                 }
-                if parsed.is_valid() {
-                    self.policy = parsed.policy;
-                } else {
-                    complain(&format!(
+                match (parsed.is_valid(), before) {
+                    (true, before) => {
+                        self.policy = parsed.policy;
+                        if before.is_some() {
+                            say(&format!("{path}: read anew"));
+                        }
+                    }
+                    (false, Some(_)) => say(&format!(
                         "{path}: not used; what held before goes on to hold"
-                    ));
+                    )),
+                    (false, None) => say(&format!("{path}: not used; the built-in settings hold")),
                 }
             }
-            Err(e) => complain(&format!("{path}: {e}")),
+            Err(e) => say(&format!("{path}: {e}")),
         }
     }
 }
@@ -113,18 +131,22 @@ mod tests {
         let path = std::env::temp_dir().join(format!("smclo-policy-{}", std::process::id()));
         let mut source = Source::new(&path);
         assert_eq!(*source.policy(), Policy::default());
-        let mut spin_of = |text: &str| {
+        let mut after = |text: &str| {
             fs::write(&path, text).unwrap();
-            source.refresh();
-            source.policy().change.spin_us
+            let said = std::cell::RefCell::new(String::new());
+            source.refresh_and(|line| *said.borrow_mut() += line);
+            (source.policy().change.spin_us, said.into_inner())
         };
-        assert_eq!(spin_of("spin_us = 5"), Some(5));
-        assert_eq!(
-            spin_of("spin_us = 70000"),
-            Some(5),
-            "a mistake changes nothing"
+        assert_eq!(after("spin_us = 5"), (Some(5), String::new()));
+        let (spin, said) = after("spin_us = 70000");
+        assert_eq!(spin, Some(5), "a mistake changes nothing");
+        assert!(
+            said.contains("line 1, column 11") && said.ends_with("goes on to hold"),
+            "{said}"
         );
-        assert_eq!(spin_of("spin_us = 123"), Some(123));
+        let (spin, said) = after("spin_us = 123");
+        assert_eq!(spin, Some(123));
+        assert!(said.ends_with("read anew"), "{said}");
         fs::remove_file(&path).unwrap();
         source.refresh();
         assert_eq!(*source.policy(), Policy::default());

@@ -80,11 +80,7 @@ impl Subject {
         };
         let name = text.display();
         if let Some(pid) = text.to_str().and_then(|t| t.parse::<u32>().ok()) {
-            return if Path::new(&format!("/proc/{pid}")).is_dir() {
-                Ok(Subject::Process(pid))
-            } else {
-                Err(format!("there is no process {pid}"))
-            };
+            return process::visible(pid).map(|()| Subject::Process(pid));
         }
         let found = program::resolve(text).map(Subject::Program);
         found.ok_or_else(|| match Path::new(text).exists() {

@@ -8,6 +8,7 @@ use protocol::ctl::{SYSTEM_SOCKET, Verb};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -63,6 +64,21 @@ impl Proc {
     }
 }
 
+/// Whether there is anything to look at.
+pub fn visible(pid: u32) -> Result<(), String> {
+    let dir = PathBuf::from(format!("/proc/{pid}"));
+    match fs::metadata(dir.join("exe")) {
+        Ok(_) => Ok(()),
+        Err(_) if !dir.is_dir() => Err(format!("there is no process {pid}")),
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(format!(
+            "process {pid} belongs to another user: run the doctor as root"
+        )),
+        Err(_) => Err(format!(
+            "process {pid} is a part of the kernel, or has ended"
+        )),
+    }
+}
+
 /// Name of the subject, and what was found.
 pub fn check(pid: u32, socket: Option<&Path>) -> (String, Vec<Finding>) {
     let process = Proc {
@@ -72,10 +88,6 @@ pub fn check(pid: u32, socket: Option<&Path>) -> (String, Vec<Finding>) {
     let comm = process.text("comm").unwrap_or_default();
     let subject = format!("{} [{pid}]", comm.trim_end());
     let exe = process.dir.join("exe");
-    if fs::metadata(&exe).is_err() {
-        let what = "belongs to another user, or is a part of the kernel: nothing can be seen";
-        return (subject, vec![Finding::note(what, "run the doctor as root")]);
-    }
     let mut findings = program::check(&exe);
     findings.push(library(&process));
     findings.extend(daemon(&process, socket));
