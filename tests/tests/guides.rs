@@ -256,7 +256,7 @@ fn links() {
     for name in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
         pages.push(root.join(name));
     }
-    for dir in ["docs", "docs/guides"] {
+    for dir in ["docs", "docs/guides", "docs/internals"] {
         let all = fs::read_dir(root.join(dir)).expect("the documents");
         let all = all.map(|entry| entry.expect("an entry").path());
         pages.extend(all.filter(|p| p.extension().is_some_and(|e| e == "md")));
