@@ -145,9 +145,7 @@ fn all() -> impl Iterator<Item = Sock> {
 /// A child is made of which nothing is known: every connection that it inherits goes back to TCP.
 pub fn everything() -> bool {
     let mut free = true;
-    for sock in all() {
-        free &= release(sock);
-    }
+    revert::unread_first(goes_along, |sock| free &= release(sock));
     free
 }
 
@@ -159,14 +157,11 @@ pub fn known_to(told: Told) -> bool {
     let vforked = vforked();
     let mut free = true;
     // Nobody would be left to read what is on the ring.
-    if !told.stays && !vforked {
-        for sock in all().filter(|sock| sock.holders.load(Acquire) <= 1) {
-            free &= release(sock);
-        }
-    }
-    for sock in all().take_while(|sock| sock.fd <= LOW) {
-        free &= release(sock);
-    }
+    let alone = |sock: Sock| !told.stays && !vforked && sock.holders.load(Acquire) <= 1;
+    revert::unread_first(
+        |sock| goes_along(sock) && (sock.fd <= LOW || alone(sock)),
+        |sock| free &= release(sock),
+    );
     told.numbers(|n| {
         if let Some(sock) = fds::sock(n).filter(|sock| goes_along(*sock)) {
             free &= release(sock);

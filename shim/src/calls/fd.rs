@@ -49,6 +49,10 @@ pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
     // SAFETY: no pointers.
     let result = unsafe { real::shutdown(fd, how) };
     if let Some(sock) = sock {
+        if result == 0 || errno::get() == libc::ENOTCONN {
+            sock.shutdowns.fetch_add(1, AcqRel);
+            errno::keep(|| epoll::rouse(sock.conn));
+        }
         if result != 0 {
             // Reset already: nothing was shut.
             sock.clear((flag::SHUT_RD | flag::SHUT_WR) & !before);

@@ -3,9 +3,10 @@
 use crate::calls::inq;
 use crate::conn::{Sock, died, flag, revert};
 use crate::fds::{self, Entry, Meaning};
-use crate::{errno, real};
+use crate::{epoll, errno, real};
 use libc::{c_int, c_void, socklen_t};
 use protocol::reason;
+use std::sync::atomic::Ordering::AcqRel;
 
 /// getsockopt: e = the table's word for the descriptor.
 ///
@@ -112,9 +113,17 @@ pub unsafe fn setsockopt(
     // SAFETY: the caller's own arguments.
     let result = unsafe { real::setsockopt(fd, level, name, value, len) };
     if let Meaning::Conn(sock) = meaning
-        && (result, level, name) == (0, libc::IPPROTO_TCP, inq::TCP_INQ)
+        && result == 0
     {
-        inq::put(sock, number != 0);
+        match (level, name) {
+            (libc::IPPROTO_TCP, inq::TCP_INQ) => inq::put(sock, number != 0),
+            // The kernel tells its sets that there is room.
+            (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => {
+                sock.tx.edges.fetch_add(1, AcqRel);
+                epoll::rouse(sock.conn);
+            }
+            _ => {}
+        }
     }
     result
 }

@@ -184,6 +184,8 @@ pub struct Conn {
     /// Link group, index + 1 in the table of the process that paired it.
     pub lgr: AtomicU32,
     pub reason_to_send: AtomicU32,
+    /// Counts the shutdowns: after each the kernel wakes all who wait for anything.
+    pub shutdowns: AtomicU32,
     /// Errno of the kernel's that a call met after it had moved something, for the next call.
     pub owed: AtomicU32,
     /// Total bytes at which a claim is tried again; while it waits, at which it may be taken back.
@@ -416,6 +418,7 @@ impl Conn {
             &self.claimant,
             &self.lgr,
             &self.reason_to_send,
+            &self.shutdowns,
             &self.owed,
             &self.own_index,
             &self.peer_index,

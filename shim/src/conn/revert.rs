@@ -1,6 +1,6 @@
 //! The way back to TCP (design §6), both halves, and the reset of a peer that breaks the rules.
 
-use super::{Conn, Sock, flag, handshake, onto_ring, phase, rx, step, tx};
+use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, rx, step, tx};
 use crate::{clock, ctx, epoll, fds, os, trace};
 use protocol::reason;
 use protocol::shm::cdc::Place;
@@ -131,7 +131,13 @@ pub fn repeat(sock: Sock) -> bool {
         let n = to_end.min((end - from) as u32) as usize;
         let at = sock.peer_ring().wrapping_add(place.cursor.count as usize);
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        match os::send_raw(sock.fd, at, n, flags) {
+        // An error that the kernel has to report is for the program's next call.
+        let broken = os::poll_one(sock.fd, 0, 0).unwrap_or(0) & libc::POLLERR != 0;
+        let sent = match broken {
+            true => Err(libc::EPIPE),
+            false => os::send_raw(sock.fd, at, n, flags),
+        };
+        match sent {
             Ok(n) => {
                 sock.tx.sent.fetch_add(n as u64, AcqRel);
                 sock.row().tcp_tx.fetch_add(n as u64, Relaxed);
@@ -140,7 +146,12 @@ pub fn repeat(sock: Sock) -> bool {
             Err(libc::EINTR) => {}
             Err(libc::EAGAIN) => return false,
             // The connection is dead: there is nobody to repeat it for.
-            Err(_) => sock.tx.repeat.store(end + 1, Release),
+            Err(e) => {
+                if !died::in_order_after(&sock, e) {
+                    sock.owe(e);
+                }
+                sock.tx.repeat.store(end + 1, Release);
+            }
         }
     }
 }
@@ -241,16 +252,27 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     true
 }
 
-/// As [`leave`], for all connections of the process. Those with bytes on their rings first: when both
-/// ends are here, the sender must not close its ring before the receiver has had it repeated.
-pub fn leave_all(code: u32) {
+/// Lets go of those connections of the process that `which` names, by `leave`. Those with bytes on their
+/// rings first: when both ends are here, the sender must not close its ring before the receiver has had
+/// it repeated.
+pub fn unread_first(which: impl Fn(Sock) -> bool, mut leave: impl FnMut(Sock)) {
     for unread in [true, false] {
-        for sock in fds::socks(0, c_int::MAX) {
+        for sock in fds::socks(0, c_int::MAX).filter(|sock| which(*sock)) {
             if (sock.rx_ring() && rx::available(&sock) != 0) == unread {
-                leave(sock, code);
+                leave(sock);
             }
         }
     }
+}
+
+/// As [`leave`], for all connections of the process.
+pub fn leave_all(code: u32) {
+    unread_first(
+        |_| true,
+        |sock| {
+            leave(sock, code);
+        },
+    );
 }
 
 /// The other end of the connection, when this process holds it as well: then nobody else may be

@@ -136,8 +136,13 @@ fn step(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
 }
 
 fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
-    if sock.tx.repeat.load(Relaxed) != 0 && !revert::repeat(sock) {
-        return Put::Full;
+    if sock.tx.repeat.load(Relaxed) != 0 {
+        if !revert::repeat(sock) {
+            return Put::Full;
+        }
+        if let Some(error) = sock.take_owed() {
+            return Put::Error(error);
+        }
     }
     if reset_unseen(sock) {
         return Put::Error(died::reset(sock));

@@ -378,6 +378,21 @@ pub fn stir(conn: &Conn) {
     LISTS.unlock(held);
 }
 
+/// As [`stir`], after a call of this process that the kernel's sets hear of as of an event.
+pub fn rouse(conn: &Conn) {
+    if !reg::any(conn) {
+        return;
+    }
+    stir(conn);
+    let held = LISTS.lock();
+    for reg in reg::of(conn).filter(|reg| reg.state.load(Relaxed) == state::OURS) {
+        if let Some(set) = super::set::get(reg.set.load(Relaxed)) {
+            set.rouse(reg);
+        }
+    }
+    LISTS.unlock(held);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ mod report;
 mod set;
 mod wait;
 
-pub use active::{ask, stir};
+pub use active::{ask, rouse, stir};
 pub use convert::{convert, forbids, restore};
 pub use ctl::ctl;
 pub use dormant::{closing, outlived};

@@ -72,7 +72,10 @@ impl Reg {
             self.armed.load(Acquire),
             both(sock.flags.load(Relaxed), sock.owed.load(Relaxed)),
             both(self.edges.load(Acquire), self.kernel.load(Acquire)),
-            both(sock.tx.edges.load(Relaxed), sock.phase()),
+            both(
+                sock.tx.edges.load(Relaxed),
+                sock.phase() ^ sock.shutdowns.load(Relaxed) << 3,
+            ),
         ]))
     }
 
@@ -174,21 +177,28 @@ impl Reg {
         } else {
             0
         };
-        let ends = self.gone.load(Acquire) | ended(sock) << 16;
-        mix([arrived, u64::from(room), u64::from(urgent), u64::from(ends)])
+        // A reset that the kernel has told of is no news when a call reports it.
+        let ends = u64::from(self.gone.load(Acquire) | gone_by(sock));
+        let own = u64::from(sock.shutdowns.load(Acquire));
+        mix([
+            arrived,
+            u64::from(room),
+            u64::from(urgent),
+            ends << 32 | own,
+        ])
     }
 
     /// Changes when [`Reg::mark`] may have changed, and costs no system call.
     fn stamp(&self, sock: Sock) -> u64 {
         let carriers = u32::from(sock.rx_ring()) | u32::from(sock.tx_ring()) << 1;
         let flags = sock.flags.load(Relaxed) & (flag::FIN_SEEN | flag::NOSPACE);
-        let state = ended(sock) | flags | carriers << 16;
-        let state = self.armed.load(Acquire) << 24 ^ u64::from(state);
+        let own = sock.shutdowns.load(Acquire);
+        let state = u64::from(gone_by(sock) | flags | carriers << 16) << 32 | u64::from(own);
         mix([
             sock.rx.taken.load(Acquire) + rx::arrived(&sock),
             u64::from(sock.tx.edges.load(Acquire)),
             u64::from(self.edges.load(Acquire)),
-            state,
+            self.armed.load(Acquire).rotate_left(24) ^ state,
         ])
     }
 
@@ -198,12 +208,13 @@ impl Reg {
     }
 }
 
-/// Ends that this side knows of without the kernel.
-fn ended(sock: Sock) -> u32 {
-    let flags = sock.flags.load(Relaxed);
-    // A reset stays one when it has been reported.
-    let reset = u32::from(flags & (flag::RESET | flag::DEAD) != 0);
-    flags & (flag::SHUT_RD | flag::SHUT_WR) | reset
+/// What this side knows of the end of the connection without the kernel. A reset stays one when it has
+/// been reported.
+fn gone_by(sock: Sock) -> u32 {
+    match sock.has(flag::RESET | flag::DEAD) {
+        true => (libc::POLLHUP | libc::POLLRDHUP) as u32,
+        false => 0,
+    }
 }
 
 /// As the kernel does: whoever saw that there is no room is owed an edge when it comes.

@@ -11,7 +11,8 @@ const USAGE: &str =
     "usage: soak [--programs N] [--minutes M] [--seed S] [--jobs J] [--shrink SEC] [--file PROGRAMS]
   N programs (100000), or for M minutes; from seed S on (the clock's); J at a time (2)
   --shrink: so long a program that differs is made shorter (120)
-  --file: the programs of a file, each on every leg";
+  --file: the programs of a file, each on every leg
+  --show N: prints the programs of N seeds";
 
 /// Programs of one run of the executor. The leg of a seed is always the same.
 const BATCH: u64 = 20;
@@ -23,6 +24,7 @@ struct Options {
     jobs: u64,
     shrink: u64,
     file: Option<String>,
+    show: u64,
 }
 
 fn options() -> Result<Options, String> {
@@ -34,6 +36,7 @@ fn options() -> Result<Options, String> {
         jobs: 2,
         shrink: 120,
         file: None,
+        show: 0,
     };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
@@ -45,6 +48,7 @@ fn options() -> Result<Options, String> {
             "--seed" => options.seed = number()?,
             "--jobs" => options.jobs = number()?,
             "--shrink" => options.shrink = number()?,
+            "--show" => options.show = number()?,
             "--file" => options.file = Some(value),
             _ => return Err(USAGE.into()),
         }
@@ -57,6 +61,12 @@ fn main() {
         eprintln!("{text}");
         std::process::exit(2);
     });
+    for seed in options.seed..options.seed + options.show {
+        print!("{}", generate(seed).text(None));
+    }
+    if options.show > 0 {
+        return;
+    }
     let found = match &options.file {
         Some(file) => repeat(file),
         None => soak(&options),

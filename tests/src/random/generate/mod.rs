@@ -230,13 +230,14 @@ impl Model {
     fn send(&mut self, actor: usize) {
         let slot = self.socket(actor);
         let mut bytes = self.size();
+        let asleep = self.rests(actor);
         if let Some((conn, side)) = self.peer(actor, slot) {
             let end = &mut self.ends[conn][side];
             if end.unread + bytes > UNREAD {
                 return;
             }
             end.unread += bytes;
-            if bytes > 0 {
+            if bytes > 0 && !asleep {
                 end.receiver = false;
                 end.waiter = false;
             }
@@ -337,7 +338,9 @@ impl Model {
         true
     }
 
-    /// Whether an actor may be asleep.
+    /// Whether an actor may be asleep. Then its steps may never be made: they wake nobody and take
+    /// nothing, as far as one can know. (Two that sleep in a receive on one end share out what comes as it
+    /// happens, on TCP as well: one of them may get all.)
     fn rests(&self, actor: usize) -> bool {
         self.rests[actor].is_some_and(|(conn, side)| {
             let end = &self.ends[conn][side];
@@ -439,7 +442,9 @@ impl Model {
     fn drain(&mut self, actor: usize) {
         let slot = self.socket(actor);
         self.push(actor, "drain", &[slot]);
-        if let Kind::End(conn, side) = self.kind(actor, slot) {
+        if !self.rests(actor)
+            && let Kind::End(conn, side) = self.kind(actor, slot)
+        {
             self.ends[conn][side].unread = 0;
         }
     }
