@@ -1,5 +1,6 @@
 //! Where the things under test are.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -62,4 +63,16 @@ pub fn path(name: &str) -> PathBuf {
 #[track_caller]
 pub fn library() -> PathBuf {
     path("libsmclo.so")
+}
+
+/// What LD_PRELOAD says: the library, behind the runtime of a sanitizer where it was built with one
+/// (`scripts/check-sanitizers`).
+#[track_caller]
+pub fn preload() -> OsString {
+    let mut all = std::env::var_os("SMCLO_TEST_RUNTIME").unwrap_or_default();
+    if !all.is_empty() {
+        all.push(":");
+    }
+    all.push(library());
+    all
 }

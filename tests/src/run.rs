@@ -97,7 +97,7 @@ impl Run {
 
     /// Puts the program under the shim, with the daemon behind `socket`.
     pub fn under(self, socket: &Path) -> Run {
-        self.env("LD_PRELOAD", artefacts::library())
+        self.env("LD_PRELOAD", artefacts::preload())
             .env("SMCLO_SOCKET", socket)
     }
 

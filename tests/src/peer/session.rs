@@ -5,6 +5,7 @@ use daemon::diag::netns_cookie;
 use daemon::memfd;
 use daemon::packet::{Packet, Received, receive};
 use nix::fcntl::SealFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr};
 use nix::sys::socket::{MsgFlags, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -115,6 +116,13 @@ impl Session {
             self.take(packet);
         }
         self.answers.remove(&claim)
+    }
+
+    /// Until the daemon says something, or for so long.
+    pub fn wait(&self, longest: Duration) {
+        let mut one = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        let longest = PollTimeout::try_from(longest).expect("some seconds");
+        poll(&mut one, longest).expect("a socket");
     }
 
     /// Waits for the daemon's answer.
