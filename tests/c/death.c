@@ -141,6 +141,8 @@ static void killed_behind_full(void)
 }
 
 /* Some exchanges, then nothing but a sleep: whatever its peer's library sends now lies unread. */
+static volatile int *asleep;
+
 static void sleeper(int fd, int rounds, int client)
 {
     char b[64] = "turn";
@@ -152,6 +154,7 @@ static void sleeper(int fd, int rounds, int client)
             send_all(fd, b, sizeof b);
         sleep_ms(2);
     }
+    *asleep = 1;
     sleep_ms(10000);
 }
 
@@ -179,6 +182,9 @@ static void survive(int fd, pid_t pid, int client)
             send_all(fd, b, sizeof b);
         sleep_ms(2);
     }
+    while (!*asleep)
+        sleep_ms(1);
+    *asleep = 0;
     int set = MUST(epoll_create1(0));
     struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP | EPOLLOUT};
     MUST(epoll_ctl(set, EPOLL_CTL_ADD, fd, &e));
@@ -211,6 +217,7 @@ static void survive(int fd, pid_t pid, int client)
 static void killed_asleep(void)
 {
     int l = listener(4);
+    asleep = mmap(NULL, sizeof *asleep, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     signal(SIGPIPE, SIG_IGN);
     for (rounds = 1; rounds < 9; rounds++) {
         pid_t pid = spawn_child('B', sleeping_client, &l);

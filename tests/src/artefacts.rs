@@ -65,14 +65,9 @@ pub fn library() -> PathBuf {
     path("libsmclo.so")
 }
 
-/// What LD_PRELOAD says: the library, behind the runtime of a sanitizer where it was built with one
-/// (`scripts/check-sanitizers`).
+/// What LD_PRELOAD says: the library; beside the runtime of a sanitizer where it was built with one
+/// (`scripts/check-sanitizers` says how).
 #[track_caller]
 pub fn preload() -> OsString {
-    let mut all = std::env::var_os("SMCLO_TEST_RUNTIME").unwrap_or_default();
-    if !all.is_empty() {
-        all.push(":");
-    }
-    all.push(library());
-    all
+    std::env::var_os("SMCLO_TEST_PRELOAD").unwrap_or_else(|| library().into())
 }
