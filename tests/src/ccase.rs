@@ -75,7 +75,7 @@ struct Leg {
     policy: Policy,
     mode: Mode,
     /// Exchanges of `warm()`; 0 makes the checked part meet the handshake itself.
-    warm: &'static str,
+    warm: u32,
 }
 
 const LEGS: [Leg; 4] = [
@@ -83,27 +83,30 @@ const LEGS: [Leg; 4] = [
         name: "eager",
         policy: Policy::Eager,
         mode: Mode::NoCopy,
-        warm: "64",
+        warm: 64,
     },
     Leg {
         name: "default",
         policy: Policy::Default,
         mode: Mode::NoCopy,
-        warm: "64",
+        warm: 64,
     },
     Leg {
         name: "eager-copy",
         policy: Policy::Eager,
         mode: Mode::Copy,
-        warm: "64",
+        warm: 64,
     },
     Leg {
         name: "eager-cold",
         policy: Policy::Eager,
         mode: Mode::NoCopy,
-        warm: "2",
+        warm: 2,
     },
 ];
+
+/// Exchanges that a connection is given at most, a millisecond each, before it is on a ring.
+const MOST_WARM: u32 = 64 * 8 * 8;
 
 /// Cases that take seconds on each leg, and legs on which they run unless all is to be run.
 const SLOW: [&str; 3] = ["late_accept", "short_connections", "pure_uploader"];
@@ -156,21 +159,29 @@ pub fn compare_with(binary: PathBuf, case: &str, carrier: Carrier, dress: impl F
         if only.is_none() && !full() && SLOW.contains(&case) && !SLOW_LEGS.contains(&leg.name) {
             continue;
         }
-        let lab = Lab::start();
-        let run = lab.shim(&binary).policy(leg.policy).mode(leg.mode);
-        let got = trace(dress(run.env("TEST_WARM", leg.warm)), case);
-        if let Some(difference) = difference(&oracle, &got) {
-            panic!("{case}, leg {}: {difference}", leg.name);
+        let fast = carrier == Carrier::Fast && leg.name != "eager-cold";
+        let mut warm = leg.warm;
+        loop {
+            let lab = Lab::start();
+            let run = lab.shim(&binary).policy(leg.policy).mode(leg.mode);
+            let got = trace(dress(run.env("TEST_WARM", warm.to_string())), case);
+            if let Some(difference) = difference(&oracle, &got) {
+                panic!("{case}, leg {}: {difference}", leg.name);
+            }
+            let stats = lab.settled();
+            lab.assert_clean();
+            if !fast || stats.share_smc(&Stats::zero()) > 0.0 {
+                break;
+            }
+            // The daemon of a busy machine may have had no processor in that time.
+            warm *= 8;
+            assert!(
+                warm <= MOST_WARM,
+                "{case}, leg {}: nothing went over SMC: {}",
+                leg.name,
+                stats.raw
+            );
         }
-        let stats = lab.settled();
-        let warmed = leg.name != "eager-cold";
-        assert!(
-            carrier == Carrier::Any || !warmed || stats.share_smc(&Stats::zero()) > 0.0,
-            "{case}, leg {}: nothing went over SMC: {}",
-            leg.name,
-            stats.raw
-        );
-        lab.assert_clean();
     }
 }
 

@@ -22,6 +22,9 @@ pub enum Verdict {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Results(BTreeMap<String, Verdict>);
 
+/// Stands for a test of which regrtest does not say the name; its output does.
+const NAMELESS: &str = "a test with a subtest that failed";
+
 impl Results {
     /// Reads what regrtest has written with `--junit-xml`.
     pub fn parse(xml: &str) -> Results {
@@ -29,9 +32,10 @@ impl Results {
         let cases = tree.descendants().filter(|n| n.has_tag_name("testcase"));
         let mut all = BTreeMap::new();
         for case in cases {
-            let name = case.attribute("name").expect("a testcase has a name");
+            // A test of which a part has failed (subTest) gets neither a name nor a result.
+            let name = case.attribute("name").unwrap_or(NAMELESS);
             let has = |tag| case.children().any(|child| child.has_tag_name(tag));
-            let verdict = if has("failure") || has("error") {
+            let verdict = if name == NAMELESS || has("failure") || has("error") {
                 Verdict::Failed
             } else if has("skipped") || case.attribute("status") == Some("notrun") {
                 Verdict::Skipped
@@ -151,5 +155,7 @@ mod tests {
         assert_eq!(good.differences(&good), Vec::<String>::new());
         assert_eq!(good.differences(&bad).len(), 1);
         assert_eq!(good.differences(&Results::default()).len(), 3);
+        let nameless = Results::parse("<testsuites><testcase /></testsuites>");
+        assert_eq!(nameless.count(Verdict::Failed), 1);
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use tests::{Lab, Running, net, stream};
 
 const SHARE: f64 = 0.95;
+/// Of one transfer, see `programs_store`.
+const MOST: f64 = 0.5;
 
 fn nginx(lab: &Lab, port: u16, workers: usize, locations: &str) -> Running {
     let config = lab.dir().join("nginx.conf");
@@ -91,7 +93,7 @@ fn curl_from_nginx() {
         let server = nginx(&lab, port, 1, &format!("sendfile {sendfile};"));
         fetch(&lab, port, hash);
         server.stop();
-        lab.assert_share(SHARE);
+        lab.assert_share(MOST);
         lab.assert_clean();
     }
 }
@@ -111,7 +113,7 @@ fn curl_from_python_http_server() {
         .listening(port);
     fetch(&lab, port, hash);
     server.stop();
-    lab.assert_share(SHARE);
+    lab.assert_share(MOST);
     lab.assert_clean();
 }
 
