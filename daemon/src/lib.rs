@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod netns;
 pub mod packet;
 mod pairing;
+mod passed;
 pub mod paths;
 pub mod policy;
 pub mod prometheus;

@@ -110,6 +110,7 @@ impl Server {
             *mine -= 1;
             if *mine == 0 {
                 self.sessions_of.remove(&session.uid);
+                self.passed.forget(session.uid);
             }
         }
         let uid = session.uid;

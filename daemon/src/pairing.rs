@@ -30,6 +30,9 @@ impl Server {
         if let Err(why) = self.judge(id, &claim) {
             return self.refuse((id, claim.claim), why);
         }
+        if claim.received != 0 && !self.passed.is_free(uid, claim.cookie) {
+            return self.refuse((id, claim.claim), reason::ESCAPED);
+        }
         self.find_namespace(id, claim.netns);
         if let Err(why) = self.verify(&claim, uid) {
             return self.refuse((id, claim.claim), why);

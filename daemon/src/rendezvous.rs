@@ -158,6 +158,7 @@ mod tests {
             peer,
             original: Endpoint::default(),
             rmb_size: 0,
+            received: 0,
         }
     }
 

@@ -14,6 +14,7 @@ use crate::listener::{self, Listening};
 use crate::metrics::Metrics;
 use crate::netns::Namespaces;
 use crate::packet::{Packet, Received, receive_any};
+use crate::passed::Passed;
 use crate::policy;
 use crate::quota::Rate;
 use crate::reaper::Reaper;
@@ -71,6 +72,7 @@ pub struct Server {
     pub(crate) groups: LinkGroups,
     pub(crate) claims: Rendezvous,
     pub(crate) rate: Rate,
+    pub(crate) passed: Passed,
     pub(crate) reaper: Reaper,
     /// None where the kernel has no asynchronous I/O: sleepers then find an order when they wake.
     ringer: Option<Ringer>,
@@ -162,6 +164,7 @@ impl Server {
             across: Across::default(),
             groups: LinkGroups::new(config.arena, (open_files / 4).max(8) as usize),
             claims: Rendezvous::default(),
+            passed: Passed::default(),
             families: HashMap::new(),
             policy: policy::Source::new(&config.config),
             kept: Kept::default(),
@@ -358,6 +361,12 @@ impl Server {
             Claim::KIND if known => self.claim(id, Claim::decode(raw)?),
             Withdraw::KIND if known => {
                 self.claims.remove((id, Withdraw::decode(raw)?.claim));
+            }
+            ctl::Passed::KIND if known => {
+                let ctl::Passed { cookie, free } = ctl::Passed::decode(raw)?;
+                if let Some(uid) = self.sessions.get(&id).map(|s| s.uid) {
+                    self.passed.note(uid, cookie, free != 0);
+                }
             }
             Release::KIND if known => {
                 let pair = Release::decode(raw)?.pair;

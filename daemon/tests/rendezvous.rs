@@ -4,7 +4,7 @@ mod support;
 
 use daemon::report::{Device, LinkGroup, Stats};
 use nix::sys::socket::{MsgFlags, recv, send};
-use protocol::ctl::{DmbPlace, Paired, PeerGone, Refused, Release, Verb, Withdraw};
+use protocol::ctl::{Claim, DmbPlace, Paired, Passed, PeerGone, Refused, Release, Verb, Withdraw};
 use protocol::ids::{DEFAULT_UEID, Role};
 use protocol::reason;
 use protocol::shm::{self, wait};
@@ -371,4 +371,44 @@ fn a_pair_takes_microseconds() {
         "both claims to both answers: median {:?}, worst {:?}",
         took[250], took[499]
     );
+}
+
+/// A socket that came over a Unix socket is claimed when those who had it have let it go.
+#[test]
+fn received_sockets_wait_for_their_senders() {
+    let daemon = Daemon::start(|_| {});
+    let (sender, receiver, peer) = (
+        Client::new(&daemon),
+        Client::new(&daemon),
+        Client::new(&daemon),
+    );
+    let tcp = Tcp::new();
+    let received = |claim| Claim {
+        received: 1,
+        ..tcp.claim(Role::Server, claim)
+    };
+    let cookie = received(1).cookie;
+    // An answer to the sender: what it said before is known.
+    let known = || {
+        let nobodys = Claim {
+            cookie: 1,
+            ..tcp.claim(Role::Server, 9)
+        };
+        sender.send(&nobodys);
+        sender.get::<Refused>();
+    };
+    receiver.send(&received(1));
+    assert_eq!(receiver.get::<Refused>().reason, reason::ESCAPED);
+    sender.send(&Passed { cookie, free: 1 });
+    known();
+    peer.send(&tcp.claim(Role::Client, 2));
+    receiver.send(&received(3));
+    receiver.get::<Paired>();
+    peer.get::<Paired>();
+    // Somebody keeps it after all.
+    sender.send(&Passed { cookie, free: 0 });
+    sender.send(&Passed { cookie, free: 1 });
+    known();
+    receiver.send(&received(4));
+    assert_eq!(receiver.get::<Refused>().reason, reason::ESCAPED);
 }

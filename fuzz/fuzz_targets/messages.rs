@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use protocol::ctl::{self, Claim, Eids, Hello, MAX_MESSAGE, Message, Paired, PeerGone, Refused};
-use protocol::ctl::{Release, Reply, Request, Welcome, Withdraw};
+use protocol::ctl::{Passed, Release, Reply, Request, Welcome, Withdraw};
 
 fn both_ways<M: Message + PartialEq + std::fmt::Debug>(packet: &[u8]) {
     let Ok(message) = M::decode(packet) else {
@@ -24,6 +24,7 @@ fuzz_target!(|packet: &[u8]| {
         Hello::KIND => both_ways::<Hello>(packet),
         Welcome::KIND => both_ways::<Welcome>(packet),
         Claim::KIND => both_ways::<Claim>(packet),
+        Passed::KIND => both_ways::<Passed>(packet),
         Withdraw::KIND => both_ways::<Withdraw>(packet),
         Paired::KIND => both_ways::<Paired>(packet),
         Refused::KIND => both_ways::<Refused>(packet),

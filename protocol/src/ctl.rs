@@ -9,7 +9,7 @@ use crate::ids::{Eid, Gid, Role};
 
 pub const MAGIC: u16 = 0x5c10;
 /// Version of everything in this module and of the shared-memory layouts it hands out.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// No message is longer.
 pub const MAX_MESSAGE: usize = 1024;
 /// No message carries more descriptors.
@@ -387,6 +387,8 @@ messages! {
         original: Endpoint,
         /// Bytes wanted for the own RMB.
         rmb_size: u32,
+        /// Non-zero: another process has passed the socket to this one ([`Passed`]).
+        received: u8,
     }
     /// Shim → daemon: the claim is taken back (the connection closed or must stay TCP).
     Withdraw = 4 {
@@ -439,6 +441,14 @@ messages! {
     /// wakes a thread or a set that sleeps, so that it looks at its connections.
     Bell = 10 {
         context: u32,
+    }
+    /// Shim → daemon: this process has passed a socket on over a Unix socket.
+    Passed = 11 {
+        /// `SO_COOKIE` of the socket.
+        cookie: u64,
+        /// 1: it was passed once, and nobody from whom it came holds it any more: whoever received it
+        /// may claim it. 0: nobody may from now on, because several may hold it.
+        free: u8,
     }
     /// Tool → daemon: a question or an order, see [`Verb`]. Answered by [`Reply`].
     Request = 20 {

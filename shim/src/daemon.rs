@@ -3,8 +3,8 @@
 
 use crate::lock::Lock;
 use crate::{clock, config, conn, ctx, family, lgr, lock, log, os, ownfd};
-use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, PeerGone, Refused, Release};
-use protocol::ctl::{Welcome, Withdraw};
+use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, Passed, PeerGone, Refused};
+use protocol::ctl::{Release, Welcome, Withdraw};
 use protocol::ids::{Eid, Gid};
 use protocol::reason;
 use std::ffi::c_int;
@@ -291,6 +291,15 @@ pub fn release(pair: u64) {
     let fd = SOCKET.load(Acquire);
     if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
         let _ = send(fd, &Release { pair });
+    }
+}
+
+/// A socket was passed on; whether its receiver is the only one to hold it now.
+pub fn passed(cookie: u64, free: bool) {
+    let fd = SOCKET.load(Acquire);
+    if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+        let free = u8::from(free);
+        let _ = send(fd, &Passed { cookie, free });
     }
 }
 

@@ -117,6 +117,8 @@ const SLOW_LEGS: [&str; 2] = ["eager", "default"];
 pub enum Carrier {
     /// In the warmed legs, bytes went over SMC.
     Fast,
+    /// On no leg did a byte go over SMC.
+    Tcp,
     /// No statement about what carried the bytes.
     Any,
 }
@@ -170,6 +172,12 @@ pub fn compare_with(binary: PathBuf, case: &str, carrier: Carrier, dress: impl F
             }
             let stats = lab.settled();
             lab.assert_clean();
+            assert!(
+                carrier != Carrier::Tcp || stats.smc_bytes() == 0,
+                "{case}, leg {}: went over SMC: {}",
+                leg.name,
+                stats.raw
+            );
             if !fast || stats.share_smc(&Stats::zero()) > 0.0 {
                 break;
             }

@@ -47,6 +47,19 @@ cases! { setup:
     many Fast,
 }
 
+cases! { passing:
+    unread Fast,
+    greeted Fast,
+    client_end Fast,
+    in_use Any,
+    by_number Fast,
+    sender_keeps Tcp,
+    two_receivers Tcp,
+    peeked Tcp,
+    passed_twice Tcp,
+    inherited Tcp,
+}
+
 cases! { transfer:
     flags Fast,
     fionread Fast,

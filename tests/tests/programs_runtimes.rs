@@ -39,6 +39,34 @@ fn node() {
     });
 }
 
+/// Node's cluster: the process that accepts passes each connection on to another.
+#[test]
+fn node_cluster() {
+    same_and_fast(|stage| {
+        let port = net::free_port();
+        let (sample, _) = stream::sample(mib());
+        let server = stage
+            .run("node")
+            .arg(script("node/cluster.js"))
+            .arg(port.to_string())
+            .arg(&sample)
+            .limit(LIMIT)
+            .spawn()
+            .listening(port);
+        let curl = || stage.run("curl").args(["-sS", "--noproxy", "*"]);
+        let at = |path: &str| format!("http://127.0.0.1:{port}/{path}");
+        let back = stage.dir().join("back");
+        let mut text = String::new();
+        for _ in 0..4 {
+            text += &curl().arg(at("small?[1-200]")).finish().ok();
+        }
+        curl().arg(at("big")).arg("-o").arg(&back).finish().ok();
+        curl().arg(at("end")).finish().ok();
+        server.finish().ok();
+        (text, stream::hash_file(&back))
+    });
+}
+
 fn java(stage: &Stage, server: &str, more: &[&str]) -> String {
     let port = net::free_port();
     let (sample, _) = stream::sample(mib());

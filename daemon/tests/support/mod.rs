@@ -237,6 +237,7 @@ impl Tcp {
             peer: endpoint(end.peer_addr().unwrap()),
             original: Endpoint::default(),
             rmb_size: 64 << 10,
+            received: 0,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! that both agreed on, or by a number that it is told in its arguments or its environment. So
 //! where there are many, and this process or a relative goes on holding them, only those go.
 
-use crate::conn::{Sock, phase, revert};
+use crate::conn::{Sock, passed, phase, revert};
 use crate::real::Argv;
 use crate::{fds, lock, os};
 use protocol::reason;
@@ -144,6 +144,7 @@ fn all() -> impl Iterator<Item = Sock> {
 
 /// A child is made of which nothing is known: every connection that it inherits goes back to TCP.
 pub fn everything() -> bool {
+    passed::inherited();
     let mut free = true;
     revert::unread_first(goes_along, |sock| free &= release(sock));
     free
@@ -154,6 +155,7 @@ pub fn known_to(told: Told) -> bool {
     if all().take(FEW + 1).count() <= FEW {
         return everything();
     }
+    passed::inherited();
     let vforked = vforked();
     let mut free = true;
     // Nobody would be left to read what is on the ring.
@@ -172,6 +174,7 @@ pub fn known_to(told: Told) -> bool {
 
 /// A child is made that will start another program, when it is known what that is told.
 pub fn later() {
+    passed::inherited();
     if all().take(FEW + 1).count() <= FEW {
         everything();
     }

@@ -1,7 +1,7 @@
 //! Calls on descriptors: close, shutdown, dup, fcntl, ioctl, ranges.
 
 use crate::calls::proc::borrowed_memory;
-use crate::conn::{Sock, claim, close as end, flag, life, phase, ready, revert, rx, step};
+use crate::conn::{Sock, claim, close as end, flag, life, passed, phase, ready, revert, rx, step};
 use crate::fds::{self, Entry, Meaning};
 use crate::{ctx, epoll, errno, os, ownfd, real};
 use libc::{c_int, c_uint, c_ulong};
@@ -94,9 +94,20 @@ fn stop_writing(sock: Sock) {
     sock.tx.lock.unlock(held);
 }
 
+/// A vfork child has a descriptor of it for the program that it will become.
+fn given_away(meaning: Meaning) {
+    if let Meaning::Conn(sock) = meaning {
+        passed::kept(sock.conn);
+    }
+}
+
 /// Enters a new number for what `old` means.
 fn copied(meaning: Meaning, new: c_int) {
-    if new < 0 || borrowed_memory() {
+    if new < 0 {
+        return;
+    }
+    if borrowed_memory() {
+        given_away(meaning);
         return;
     }
     match meaning {
@@ -139,6 +150,9 @@ fn replace(old: c_int, new: c_int, kernel: impl FnOnce() -> c_int) -> c_int {
         if let (Meaning::Conn(sock), 0..=2) = (meaning, new) {
             // A vfork child gives the connection to the program that it will become.
             revert::leave(sock, reason::STD_FD);
+        }
+        if old != new && borrowed_memory() {
+            given_away(meaning);
         }
         return kernel();
     }

@@ -13,6 +13,7 @@ pub mod inq;
 pub mod io;
 pub mod life;
 pub mod msg;
+pub mod passing;
 pub mod poll;
 pub mod proc;
 pub mod sockopt;

@@ -1,14 +1,13 @@
-//! The message calls: recvmsg, sendmsg, their many-message forms, and descriptors passed along.
+//! The message calls: recvmsg, sendmsg and their many-message forms.
 
 use crate::calls::inq;
 use crate::calls::io::{careful_receive, careful_send, receive, send_way};
 use crate::calls::way::{self, Way};
-use crate::conn::{Sock, kept, revert};
-use crate::fds::{self, Entry, Meaning};
+use crate::conn::{Sock, kept};
+use crate::fds::Entry;
 use crate::iov::{self, Iov};
-use crate::{epoll, errno, os, real};
-use libc::{c_int, c_uint, cmsghdr, mmsghdr, msghdr, ssize_t, timespec};
-use protocol::reason;
+use crate::{errno, os, real};
+use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 
 /// recvmsg.
 ///
@@ -117,7 +116,7 @@ pub unsafe fn recvmmsg(
 }
 
 /// `UIO_MAXIOV`: messages of one call.
-const MOST: c_uint = 1024;
+pub const MOST: c_uint = 1024;
 
 /// Bytes of the `n` messages that a call gave.
 ///
@@ -263,86 +262,4 @@ unsafe fn send_each(
         }
     }
     count as c_int
-}
-
-/// sendmsg on a descriptor that is no connection: a Unix socket may carry connections away.
-///
-/// # Safety
-/// As for the C function.
-pub unsafe fn sendmsg_elsewhere(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
-    // SAFETY: the caller's own arguments.
-    if unsafe { carries_control(msg) } && !unsafe { let_go(msg) } {
-        return errno::fail(libc::EAGAIN);
-    }
-    // SAFETY: likewise.
-    unsafe { real::sendmsg(fd, msg, flags) }
-}
-
-/// sendmmsg on a descriptor that is no connection.
-///
-/// # Safety
-/// As for the C function.
-pub unsafe fn sendmmsg_elsewhere(
-    fd: c_int,
-    msgs: *mut mmsghdr,
-    count: c_uint,
-    flags: c_int,
-) -> c_int {
-    for i in 0..count.min(1024) {
-        let msg = msgs.wrapping_add(i as usize).cast::<msghdr>();
-        // SAFETY: the program promises `count` entries, each of which starts with a msghdr.
-        if unsafe { carries_control(msg) } && !unsafe { let_go(msg) } {
-            return errno::fail(libc::EAGAIN);
-        }
-    }
-    // SAFETY: the caller's own arguments.
-    unsafe { real::sendmmsg(fd, msgs, count, flags) }
-}
-
-/// # Safety
-/// `msg` is wild, or a message header of the program.
-#[inline]
-unsafe fn carries_control(msg: *const msghdr) -> bool {
-    // SAFETY: the caller's promise.
-    !iov::wild(msg.cast(), size_of::<msghdr>()) && unsafe { (*msg).msg_controllen } != 0
-}
-
-/// Takes the connections among the descriptors that a message carries back to TCP: who receives
-/// them may not have the library, and has none of our state. False: bytes that wait in memory
-/// would be lost to the receiver.
-///
-/// # Safety
-/// `msg` is a message header of the program.
-#[cold]
-unsafe fn let_go(msg: *const msghdr) -> bool {
-    // SAFETY: the caller's promise.
-    let msg = unsafe { &*msg };
-    let control = msg.msg_control.cast::<u8>();
-    if iov::wild(control.cast(), msg.msg_controllen) {
-        return true;
-    }
-    let data_at = size_of::<cmsghdr>();
-    let mut at = 0;
-    while at + data_at <= msg.msg_controllen {
-        // SAFETY: lies in the control data, which the program promises to be as long as it says.
-        let head = unsafe { control.add(at).cast::<cmsghdr>().read_unaligned() };
-        if head.cmsg_len < data_at || head.cmsg_len > msg.msg_controllen - at {
-            return true;
-        }
-        if (head.cmsg_level, head.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            for i in 0..(head.cmsg_len - data_at) / size_of::<c_int>() {
-                let place = at + data_at + i * size_of::<c_int>();
-                // SAFETY: likewise.
-                let fd = unsafe { control.add(place).cast::<c_int>().read_unaligned() };
-                match fds::meaning(fd) {
-                    Meaning::Conn(sock) if !revert::leave(sock, reason::ESCAPED) => return false,
-                    // The receiver's library does not know the set, and sees what the kernel does.
-                    Meaning::Set(index) => errno::keep(|| epoll::escape(index)),
-                    _ => {}
-                }
-            }
-        }
-        at += head.cmsg_len.next_multiple_of(align_of::<cmsghdr>());
-    }
-    true
 }

@@ -1,7 +1,7 @@
 //! Processes: fork, spawn, exec, exit.
 
 use crate::calls::escape::{self, Told};
-use crate::conn::{Sock, claim, close, flag, kept, life, phase, revert};
+use crate::conn::{Sock, claim, close, flag, kept, life, passed, phase, revert};
 use crate::{ctx, daemon, epoll, errno, fds, lgr, lock, os, real};
 use libc::{c_int, pid_t};
 use protocol::reason;
@@ -122,6 +122,7 @@ pub fn before_spawn(told: Told) {
 pub fn handed_on(fd: c_int) {
     if let Some(sock) = fds::sock(fd) {
         errno::keep(|| {
+            passed::kept(sock.conn);
             revert::leave(sock, reason::ESCAPED);
         });
     }

@@ -181,6 +181,7 @@ fn examine(sock: Sock) -> Result<Claim, Verdict> {
         peer,
         original: original(fd, role, &local),
         rmb_size: rmb_size(fd),
+        received: u8::from(sock.has(flag::RECEIVED)),
     })
 }
 
@@ -305,7 +306,8 @@ pub fn refused(m: &Refused) {
         WAITING.fetch_sub(1, Relaxed);
         trace::event(conn, Kind::Refused, m.reason, 0);
         match m.reason {
-            reason::DAEMON_BUSY => later(conn, m.reason),
+            // Whoever passed it to this process may close its own descriptor yet.
+            reason::DAEMON_BUSY | reason::ESCAPED => later(conn, m.reason),
             reason::MAX_DMB
             | reason::MEM
             | reason::NOT_VERIFIED

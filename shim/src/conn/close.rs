@@ -1,6 +1,6 @@
 //! The end of a connection in this process and in the family.
 
-use super::{Conn, Sock, claim, flag, kept, phase, revert, rx, tx};
+use super::{Conn, Sock, claim, flag, kept, passed, phase, revert, rx, tx};
 use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace};
 use protocol::reason;
 use protocol::shm::cdc;
@@ -75,6 +75,7 @@ fn gone(conn: &Conn, pair: u64, kernel_close: impl FnOnce() -> c_int) -> c_int {
         if pair != 0 {
             daemon::release(pair);
         }
+        passed::closed(conn);
         finish(conn);
     } else {
         leave_group(conn);

@@ -1,5 +1,6 @@
 //! Birth of connections: socket, connect, accept, dup.
 
+use super::passed::Standing;
 use super::{Conn, Sock, claim, flag, phase};
 use crate::config::{self, Policy};
 use crate::{daemon, family, fds, lock, os};
@@ -115,6 +116,23 @@ pub fn dissolved(sock: Sock) {
 pub fn accepted(fd: c_int, nonblock: bool) {
     if let Some(sock) = track(fd) {
         sock.put_nonblock(nonblock);
+        announce(sock);
+        sock.change_phase(phase::INIT, phase::PLAIN);
+    }
+}
+
+/// Another process has passed a connection to this one, where it stands.
+pub fn received(fd: c_int, at: Standing) {
+    if let Some(sock) = track(fd) {
+        sock.set(flag::RECEIVED);
+        if at.client {
+            sock.set(flag::CLIENT);
+            sock.row().client.store(1, Relaxed);
+        }
+        let status = os::fcntl(fd, libc::F_GETFL, 0).unwrap_or(0) as c_int;
+        sock.put_nonblock(status & libc::O_NONBLOCK != 0);
+        sock.tx.sent.store(at.sent, Relaxed);
+        sock.rx.taken.store(at.taken, Relaxed);
         announce(sock);
         sock.change_phase(phase::INIT, phase::PLAIN);
     }

@@ -11,6 +11,7 @@ pub mod kept;
 pub mod life;
 pub mod onto_ring;
 pub mod outbox;
+pub mod passed;
 pub mod ready;
 pub mod revert;
 pub mod rx;
@@ -93,6 +94,12 @@ pub mod flag {
     pub const ENDED: u32 = 0x1000;
     /// TCP_INQ: the program wants to be told how much is left.
     pub const INQ: u32 = 0x2000;
+    /// Another process has passed it to this one.
+    pub const RECEIVED: u32 = 0x4000;
+    /// It was passed on.
+    pub const PASSED: u32 = 0x8000;
+    /// If so, to one receiver only, and nobody else has got hold of it.
+    pub const PASSED_ONCE: u32 = 0x1_0000;
 }
 
 /// Send half.

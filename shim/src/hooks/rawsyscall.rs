@@ -14,7 +14,7 @@ use std::mem::offset_of;
 use libc::{c_int, c_long, c_uint, timespec};
 
 use crate::calls::life::Which;
-use crate::calls::{self, epoll, file, io, life, msg, sockopt};
+use crate::calls::{self, epoll, file, io, life, msg, passing, sockopt};
 use crate::real::{self, NEXT, Next};
 use crate::{errno, fds, sandbox, sys};
 
@@ -242,7 +242,13 @@ unsafe extern "C-unwind" fn on_descriptor(
     // SAFETY: the C caller's arguments, in the kernel's order for this number, given types again.
     unsafe {
         if own == 0 {
-            return real::syscall(number, a, b, c, d, e, f);
+            return match number {
+                libc::SYS_recvmsg => long(passing::recvmsg(fd, b as _, int(c))),
+                libc::SYS_sendmsg => long(passing::sendmsg(fd, b as _, int(c))),
+                libc::SYS_recvmmsg => small(passing::recvmmsg(fd, b as _, uint(c), int(d), e as _)),
+                libc::SYS_sendmmsg => small(passing::sendmmsg(fd, b as _, uint(c), int(d))),
+                _ => real::syscall(number, a, b, c, d, e, f),
+            };
         }
         match number {
             libc::SYS_read => long(io::read(own, fd, b as _, c)),

@@ -77,7 +77,7 @@ pub fn rcvbuf_locked(fd: c_int) -> bool {
 }
 
 /// What TCP_INFO says of a connection and its bytes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TcpBytes {
     /// Neither end has closed its direction, which the kernel counts as a byte.
     pub established: bool,
@@ -85,11 +85,16 @@ pub struct TcpBytes {
     pub received: u64,
     /// Shortest round trip that was seen, microseconds.
     pub min_rtt: u32,
+    /// Bytes that were sent for the first time, without the SYN.
+    pub first_sent: u64,
+    /// Bytes that wait to be sent for the first time.
+    pub unsent: u64,
 }
 
 pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
     // struct tcp_info of linux/tcp.h: tcpi_state first, tcpi_bytes_acked at 120,
-    // tcpi_bytes_received at 128, tcpi_min_rtt at 148.
+    // tcpi_bytes_received at 128, tcpi_notsent_bytes at 144, tcpi_min_rtt at 148, tcpi_bytes_sent at
+    // 200, tcpi_bytes_retrans at 208.
     const ESTABLISHED: u8 = 1;
     let mut info = [0u64; 32];
     let mut len = size_of_val(&info) as u32;
@@ -111,5 +116,7 @@ pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
         acked: word(120),
         received: word(128),
         min_rtt: (word(144) >> 32) as u32,
+        first_sent: word(200).wrapping_sub(word(208)),
+        unsent: word(144) & u64::from(u32::MAX),
     })
 }

@@ -18,8 +18,10 @@ super::rows! {
     86 P1 Tcp "exec with a connection, into a program without it"
         ["surroundings::hc_086_inetd_static" "differential::process::inetd_cat"] "";
     87 P1 Limit "connections passed on by SCM_RIGHTS; taken by pidfd_getfd"
-        ["differential::process::passed_on"]
-        "SCM_RIGHTS: back to TCP first. pidfd_getfd: the holder is not asked; a connection on a ring that the taker uses is reset.";
+        ["differential::process::passed_on" "differential::passing::unread"
+         "differential::passing::in_use" "differential::passing::sender_keeps"
+         "programs_runtimes::node_cluster"]
+        "SCM_RIGHTS: back to TCP first; accelerated again when only its receiver holds it. pidfd_getfd: the holder is not asked; a connection on a ring that the taker uses is reset.";
     88 P0 Same "dup, dup2, dup3, F_DUPFD, onto 0 to 2"
         ["differential::closing::duplicates" "differential::setup::lowest_fd"
          "differential::odd::standard_descriptors"] "";

@@ -101,6 +101,7 @@ impl Session {
             peer: endpoint(end.peer_addr().expect("a connected socket")),
             original: Endpoint::default(),
             rmb_size: 64 << 10,
+            received: 0,
         }
     }
 
