@@ -1,6 +1,7 @@
 /* Connections that are passed on over a Unix socket, before or amid their traffic. */
 #include "common.h"
 #include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 extern char **environ;
@@ -172,6 +173,150 @@ static void by_number(void)
     finish(&r, p.client);
 }
 
+static void sleeps_elsewhere(void *arg)
+{
+    int *go = arg;
+    struct pair *p = (struct pair *)(go + 2);
+    char b[8];
+    int c = connect_to(p->listener);
+    warm_client(c);
+    send_all(c, "early...", 8);
+    recv_all(go[0], b, 1);
+    send_all(c, "late....", 8);
+    exchanges(c, 20);
+    close(c);
+}
+
+static void reads_both(void *arg)
+{
+    struct receiver *r = arg;
+    char b[16];
+    close(r->way[1]);
+    int fd = take(r->way[0], 0);
+    send_all(r->way[0], "g", 1);
+    recv_all(fd, b, 16);
+    trace("%.16s", b);
+    echo(fd);
+}
+
+/* Passed with bytes unread on the ring, while their sender waits for something else. */
+static void sender_asleep(void)
+{
+    struct {
+        int go[2];
+        struct pair p;
+    } s = {.p.listener = listener(4)};
+    struct receiver r = receiver(reads_both);
+    char b[1];
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, s.go));
+    pid_t client = spawn_child('C', sleeps_elsewhere, &s);
+    s.p.server = MUST(accept(s.p.listener, NULL, NULL));
+    warm_server(s.p.server);
+    poll_mask(s.p.server, POLLIN, 1000);
+    hand_over(&r, s.p.server);
+    recv_all(r.way[1], b, 1);
+    send_all(s.go[1], b, 1);
+    join_child(client);
+    join_child(r.pid);
+}
+
+static void becomes_a_shell(void *arg)
+{
+    int *go = arg;
+    struct pair *p = (struct pair *)(go + 2);
+    char command[128];
+    int fd = MUST(accept(p->listener, NULL, NULL));
+    warm_server(fd);
+    poll_mask(fd, POLLIN, 1000);
+    MUST(dup2(fd, 8));
+    MUST(dup2(go[1], 9));
+    close(fd);
+    snprintf(command, sizeof command,
+             "echo >&9; test \"$(head -c 16 <&8)\" = early...late.... && exec cat <&8 >&8");
+    execl("/bin/sh", "sh", "-c", command, NULL);
+}
+
+/* Another program goes on with it, likewise. */
+static void exec_asleep(void)
+{
+    struct {
+        int go[2];
+        struct pair p;
+    } s = {.p.listener = listener(4)};
+    MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, s.go));
+    pid_t server = spawn_child('B', becomes_a_shell, &s);
+    pid_t client = spawn_child('C', sleeps_elsewhere, &s);
+    join_child(client);
+    join_child(server);
+}
+
+static int taken_from(pid_t pid, int fd)
+{
+    int pidfd = MUST(syscall(SYS_pidfd_open, pid, 0));
+    int taken = MUST(syscall(SYS_pidfd_getfd, pidfd, fd, 0));
+    close(pidfd);
+    return taken;
+}
+
+static void takes(void *arg)
+{
+    struct receiver *r = arg;
+    int fd;
+    recv_all(r->way[0], &fd, sizeof fd);
+    fd = taken_from(getppid(), fd);
+    send_all(r->way[0], &fd, sizeof fd);
+    recv_all(r->way[0], &fd, sizeof fd);
+    echo(fd);
+}
+
+/* pidfd_getfd, before the first byte; the holder closes it. */
+static void taken(void)
+{
+    struct receiver r = receiver(takes);
+    struct pair p = connected();
+    int theirs;
+    prctl(PR_SET_PTRACER, r.pid);
+    send_all(r.way[1], &p.server, sizeof p.server);
+    recv_all(r.way[1], &theirs, sizeof theirs);
+    close(p.server);
+    send_all(r.way[1], &theirs, sizeof theirs);
+    warm_client(p.client);
+    exchanges(p.client, 300);
+    finish(&r, p.client);
+}
+
+static void only_holds(void *arg)
+{
+    struct receiver *r = arg;
+    int fd;
+    struct sockaddr_in a;
+    socklen_t len = sizeof a;
+    recv_all(r->way[0], &fd, sizeof fd);
+    int mine = taken_from(getppid(), fd);
+    R(getpeername(mine, (struct sockaddr *)&a, &len));
+    send_all(r->way[0], &fd, sizeof fd);
+    recv_all(r->way[0], &fd, sizeof fd);
+    close(mine);
+}
+
+/* pidfd_getfd of a connection on a ring, by one that does not send or receive (as a debugger's). */
+static void taken_on_ring(void)
+{
+    struct receiver r = receiver(only_holds);
+    struct pair p = warm_pair();
+    char b[4];
+    prctl(PR_SET_PTRACER, r.pid);
+    send_all(r.way[1], &p.server, sizeof p.server);
+    recv_all(r.way[1], &p.listener, sizeof p.listener);
+    warm(p.client, p.server);
+    send_all(r.way[1], b, sizeof b);
+    join_child(r.pid);
+    warm(p.client, p.server);
+    R(send(p.client, "end", 3, 0));
+    R(shutdown(p.client, SHUT_WR));
+    R(recv(p.server, b, 4, MSG_WAITALL));
+}
+
 /* Who passed it goes on using it. */
 static void sender_keeps(void)
 {
@@ -290,6 +435,7 @@ static void inherited(void)
 }
 
 MAIN({"unread", unread}, {"greeted", greeted}, {"client_end", client_end}, {"in_use", in_use},
-     {"by_number", by_number},
+     {"by_number", by_number}, {"sender_asleep", sender_asleep}, {"exec_asleep", exec_asleep}, {"taken", taken},
+     {"taken_on_ring", taken_on_ring},
      {"sender_keeps", sender_keeps}, {"two_receivers", two_receivers}, {"peeked", peeked},
      {"passed_twice", passed_twice}, {"inherited", inherited})

@@ -271,6 +271,53 @@ fn hc_112_musl() {
     assert_eq!(lab.shim(&program).finish().code(), Some(127));
 }
 
+/// A libc that lacks what came into glibc over time, and its aliases: the library makes the system calls
+/// itself, and a program cannot tell.
+#[test]
+fn hc_111_older_libc() {
+    const LACKING: &str = "accept4 recvmmsg sendmmsg epoll_create1 epoll_pwait epoll_pwait2 preadv2 \
+        preadv64v2 pwritev2 pwritev64v2 close_range closefrom dup3 ppoll pselect splice tee vmsplice \
+        sendfile64 execveat __poll __select __dup2 __read __write __close __send __recv_chk __read_chk";
+    if plain_only() {
+        return;
+    }
+    let old = ccase::build("oldlibc", &[], "-O1 -shared -fPIC");
+    // Behind ours: what it passes on is then looked for behind both.
+    let list = preload(&[&artefacts::library(), &old]);
+    for (program, case) in [
+        ("transfer", "mmsg"),
+        ("transfer", "vectors"),
+        ("transfer", "sendfile"),
+        ("transfer", "splice"),
+        ("polling", "level"),
+        ("polling", "edge"),
+        ("polling", "selects"),
+        ("polling", "poll_masks"),
+        ("hc_process", "hc_090_closes_everything"),
+        ("closing", "duplicates"),
+    ] {
+        let program = ccase::compile(program);
+        let oracle = Lab::without_daemon()
+            .plain(&program)
+            .arg(case)
+            .finish()
+            .ok();
+        let lab = Lab::start();
+        let run = lab.eager(&program).env("LD_PRELOAD", &list);
+        let run = run.env("LACKING", LACKING).env("TEST_WARM", "64");
+        let outcome = run.arg(case).finish();
+        let asked = outcome.stderr.lines().filter_map(|line| {
+            let count = line.strip_prefix("lacking: ")?;
+            count.parse::<usize>().ok()
+        });
+        let names = LACKING.split_whitespace().count();
+        assert_eq!(asked.max(), Some(names), "{case}: {outcome}");
+        assert_eq!(outcome.ok(), oracle, "{case}");
+        assert!(lab.settled().smc_bytes() > 0, "{case}");
+        lab.assert_clean();
+    }
+}
+
 /// Words that start a program in namespaces of its own, when `prepare` has run there.
 fn apart<'a>(namespaces: &'a str, script: &'a str) -> Vec<&'a str> {
     let mut words = vec!["unshare"];

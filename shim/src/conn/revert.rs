@@ -209,8 +209,19 @@ pub fn off_ring(conn: &Conn) {
     }
 }
 
+/// What an attempt to leave has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Nothing of the stream is in memory.
+    All,
+    /// What lies unread comes over TCP when the peer's library runs, before anything that it sends then.
+    Promised,
+    Not,
+}
+
 /// Both directions back to TCP for good, because the program is about to do something that only
-/// the kernel's socket can carry. True: nothing of the stream is left in memory. False: some of it
+/// the kernel's socket can carry. True: nothing of the stream is left in memory, or, where another
+/// program is to go on with it, what is comes over TCP as soon as the peer's library runs. False: some of it
 /// is, for whoever is first: this process takes it from there ([`rx::frozen`]), or the peer repeats it.
 pub fn leave(sock: Sock, code: u32) -> bool {
     super::claim::withdraw(sock.conn, phase::BARRED);
@@ -227,11 +238,15 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     // Urgent data goes the other way, and what is still to be read here stays where it is.
     let patient = code != reason::OOB;
     let end = clock::now() + WAIT_NS;
-    while !leave_step(sock, slot, code) {
+    loop {
+        let left = leave_step(sock, slot, code);
+        if left == Left::All {
+            break;
+        }
         if clock::now() >= end || !patient && other_end(sock).is_none() {
             sock.reason(code);
             ctx::ring_sleepers();
-            return false;
+            return code == reason::ESCAPED && left == Left::Promised;
         }
         match other_end(sock) {
             Some(other) => super::ready::service(other),
@@ -283,9 +298,9 @@ fn other_end(sock: Sock) -> Option<Sock> {
         .find(|other| other.pair.load(Relaxed) == pair && !std::ptr::eq(other.conn, sock.conn))
 }
 
-/// One attempt to leave; true when nothing more is to be done here. A ring that is frozen with
+/// One attempt to leave. A ring that is frozen with
 /// nothing left on it is as good as TCP: what the sender puts there later, it repeats by itself.
-fn leave_step(sock: Sock, slot: &PairSlot, code: u32) -> bool {
+fn leave_step(sock: Sock, slot: &PairSlot, code: u32) -> Left {
     let held = sock.tx.lock.lock();
     if sock.tx_ring() {
         finish(sock, code);
@@ -323,7 +338,12 @@ fn leave_step(sock: Sock, slot: &PairSlot, code: u32) -> bool {
         Carrier::Frozen => empty,
         Carrier::Ring | Carrier::Final => empty && sock.has(flag::FIN_SEEN),
     };
-    sent && shut && rest_on_tcp
+    match carrier {
+        _ if !sent || !shut => Left::Not,
+        _ if rest_on_tcp => Left::All,
+        Carrier::Frozen => Left::Promised,
+        _ => Left::Not,
+    }
 }
 
 /// Shuts the own gate, taking a message that is on its way off the stream first. The caller holds

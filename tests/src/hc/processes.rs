@@ -14,12 +14,13 @@ super::rows! {
          "hooks::process"] "";
     85 P1 Tcp "exec with a connection, into a program with the library"
         ["surroundings::hc_085_inetd_with_the_library" "differential::process::inetd_cat"
-         "differential::process::exec_with_unread"] "";
+         "differential::process::exec_with_unread" "differential::passing::exec_asleep"] "";
     86 P1 Tcp "exec with a connection, into a program without it"
         ["surroundings::hc_086_inetd_static" "differential::process::inetd_cat"] "";
     87 P1 Limit "connections passed on by SCM_RIGHTS; taken by pidfd_getfd"
         ["differential::process::passed_on" "differential::passing::unread"
          "differential::passing::in_use" "differential::passing::sender_keeps"
+         "differential::passing::sender_asleep" "differential::passing::taken" "differential::passing::taken_on_ring"
          "programs_runtimes::node_cluster"]
         "SCM_RIGHTS: back to TCP first; accelerated again when only its receiver holds it. pidfd_getfd: the holder is not asked; a connection on a ring that the taker uses is reset.";
     88 P0 Same "dup, dup2, dup3, F_DUPFD, onto 0 to 2"
