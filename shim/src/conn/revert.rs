@@ -238,16 +238,19 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     // Urgent data goes the other way, and what is still to be read here stays where it is.
     let patient = code != reason::OOB;
     let end = clock::now() + WAIT_NS;
+    let mut late = false;
     loop {
         let left = leave_step(sock, slot, code);
         if left == Left::All {
             break;
         }
-        if clock::now() >= end || !patient && other_end(sock).is_none() {
+        if late || !patient && other_end(sock).is_none() {
             sock.reason(code);
             ctx::ring_sleepers();
             return code == reason::ESCAPED && left == Left::Promised;
         }
+        // This thread may have had no processor all the while: what comes now counts still.
+        late = clock::now() >= end;
         match other_end(sock) {
             Some(other) => super::ready::service(other),
             None => {
