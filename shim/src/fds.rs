@@ -16,8 +16,10 @@ static TABLE: [AtomicU32; MAX] = [const { AtomicU32::new(0) }; MAX];
 /// Descriptors of this process that refer to connection N.
 static REFS: [AtomicU8; protocol::stats::ROWS] =
     [const { AtomicU8::new(0) }; protocol::stats::ROWS];
-/// One more than the highest number ever entered.
+/// One more than the highest number ever entered for the program; and with the library's own, which lie far
+/// above: who looks at all of the program's does not walk over the pages between.
 static HIGH: AtomicU32 = AtomicU32::new(0);
+static HIGHEST: AtomicU32 = AtomicU32::new(0);
 
 const KIND: u32 = 3 << 30;
 const CONN: u32 = 1 << 30;
@@ -48,11 +50,19 @@ pub fn high() -> c_int {
     HIGH.load(Relaxed) as c_int
 }
 
+/// As [`high`], with the library's own descriptors.
+pub fn highest() -> c_int {
+    HIGHEST.load(Relaxed) as c_int
+}
+
 fn put(fd: c_int, entry: Entry) -> bool {
     match TABLE.get(fd as usize) {
         Some(slot) => {
             slot.store(entry, Release);
-            HIGH.fetch_max(fd as u32 + 1, Relaxed);
+            HIGHEST.fetch_max(fd as u32 + 1, Relaxed);
+            if entry != OURS {
+                HIGH.fetch_max(fd as u32 + 1, Relaxed);
+            }
             true
         }
         None => false,
@@ -80,9 +90,10 @@ pub fn decode(entry: Entry, fd: c_int) -> Meaning {
     }
 }
 
+#[inline]
 fn conn_of(entry: Entry) -> Option<&'static Conn> {
     let conn = family::conn(entry & 0xffff)?;
-    (conn_entry(conn) == entry).then_some(conn)
+    (conn.generation.load(Relaxed) >> 1 & 0x3fff == entry >> 16 & 0x3fff).then_some(conn)
 }
 
 /// The connection behind a descriptor.

@@ -61,6 +61,9 @@ static GROUPS: [LinkGroup; MAX] = [const {
     }
 }; MAX];
 
+/// One more than the highest place that ever was in use.
+static HIGH: AtomicU32 = AtomicU32::new(0);
+
 static BELLS: [Bells; MAX] = [const {
     Bells {
         // None, but zeros take no room in the file; `enter` says so.
@@ -70,6 +73,12 @@ static BELLS: [Bells; MAX] = [const {
     }
 }; MAX];
 
+/// The groups that there are or were: a child pays for each page of the others that it looks at.
+fn used() -> &'static [LinkGroup] {
+    let high = HIGH.load(Acquire) as usize;
+    GROUPS.get(..high).unwrap_or(&GROUPS)
+}
+
 /// Link group by index + 1, as a connection stores it.
 pub fn get(index: u32) -> Option<&'static LinkGroup> {
     GROUPS.get((index as usize).wrapping_sub(1))
@@ -77,7 +86,7 @@ pub fn get(index: u32) -> Option<&'static LinkGroup> {
 
 /// The link group named `id`: its index + 1.
 pub fn find(id: u32) -> Option<u32> {
-    GROUPS
+    used()
         .iter()
         .position(|g| g.id.load(Acquire) == id)
         .map(|i| i as u32 + 1)
@@ -149,6 +158,7 @@ fn enter(id: u32, len: u64, arena: *mut u8, wait: *mut u8, channel: c_int) -> Re
             for fd in BELLS.get(i).iter().flat_map(|bells| &bells.fd) {
                 fd.store(-1, Relaxed);
             }
+            HIGH.fetch_max(i as u32 + 1, AcqRel);
             g.id.store(id, Release);
             return Ok(i as u32 + 1);
         }
@@ -172,7 +182,7 @@ fn map_checked(fd: c_int, len: usize, read_only: bool) -> Result<*mut u8, i32> {
 
 /// Gives up link groups whose peer is gone and that no connection uses.
 pub fn sweep() {
-    for (i, g) in GROUPS.iter().enumerate() {
+    for (i, g) in used().iter().enumerate() {
         let id = g.id.load(Acquire);
         if id == 0 || id == u32::MAX || g.conns.load(Acquire) != 0 {
             continue;
@@ -207,14 +217,14 @@ pub fn sweep() {
 
 /// In the child of a fork: the parent's other threads are not here.
 pub fn forked() {
-    for g in &GROUPS {
+    for g in used() {
         g.visitors.store(0, Relaxed);
     }
 }
 
 /// The own context `number` has a new doorbell, which nobody knows of.
 pub fn renew(number: u32) {
-    for g in &GROUPS {
+    for g in used() {
         if let Some(word) = g.announced.get(number as usize / 64) {
             word.fetch_and(!(1 << (number % 64)), AcqRel);
         }
@@ -222,10 +232,10 @@ pub fn renew(number: u32) {
 }
 
 pub fn moved(from: c_int, to: c_int) {
-    for g in &GROUPS {
+    for g in used() {
         let _ = g.channel.compare_exchange(from, to, AcqRel, Relaxed);
     }
-    for bells in BELLS.iter().take(in_use()) {
+    for bells in BELLS.iter().take(used().len()) {
         for fd in &bells.fd {
             let _ = fd.compare_exchange(from, to, AcqRel, Relaxed);
         }
@@ -245,7 +255,7 @@ pub fn try_again() {
     if UNHEARD.load(Relaxed) == 0 || UNHEARD.swap(0, AcqRel) == 0 {
         return;
     }
-    for (group, bells) in GROUPS.iter().zip(&BELLS).take(in_use()) {
+    for (group, bells) in used().iter().zip(&BELLS) {
         if !matches!(group.id.load(Acquire), 0 | u32::MAX) {
             group.fetch_bells(bells);
             let waits = |(fd, rung): (&AtomicI32, &AtomicU64)| {
@@ -256,13 +266,6 @@ pub fn try_again() {
             }
         }
     }
-}
-
-fn in_use() -> usize {
-    GROUPS
-        .iter()
-        .rposition(|g| g.id.load(Relaxed) != 0)
-        .map_or(0, |i| i + 1)
 }
 
 impl LinkGroup {

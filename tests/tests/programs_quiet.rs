@@ -201,3 +201,41 @@ sys.stdin.readline()
     let most = total(&plain) + MANY / 20;
     assert!(total(&shim) <= most, "{plain:?}, under the shim {shim:?}");
 }
+
+/// A child of a server looks at few pages of the library's.
+#[test]
+fn children() {
+    if plain_only() {
+        return;
+    }
+    let program = "import os, resource, socket
+l = socket.create_server(('127.0.0.1', 0))
+def child():
+    a = socket.create_connection(l.getsockname())
+    b, _ = l.accept()
+    a.sendall(b'question')
+    pid = os.fork()
+    if pid == 0:
+        b.recv(100); b.sendall(b'answer'); os._exit(0)
+    b.close(); a.recv(100); a.close(); os.waitpid(pid, 0)
+faults = lambda: resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
+for _ in range(10): child()
+before = faults()
+for _ in range(100): child()
+print((faults() - before) // 100)
+";
+    let lab = Lab::start();
+    let [plain, shim] = [false, true].map(|shim| {
+        let run = if shim {
+            lab.shim("python3").policy(tests::Policy::Default)
+        } else {
+            lab.plain("python3")
+        };
+        let text = run.args(["-c", program]).finish().ok();
+        text.trim().parse::<u64>().unwrap()
+    });
+    assert!(
+        shim <= plain + 30,
+        "{shim} page faults in each child, {plain} without the library"
+    );
+}

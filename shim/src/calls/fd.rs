@@ -261,7 +261,7 @@ pub fn ioctl(e: Entry, fd: c_int, request: c_ulong, argument: usize) -> c_int {
 fn close_all(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     let last = last.min(i32::MAX as c_uint) as c_int;
     let first = first as c_int;
-    let end = last.min(fds::high() - 1);
+    let end = last.min(fds::highest() - 1);
     for fd in first.max(0)..=end {
         match fds::meaning(fd) {
             // The kernel closes the numbers below.

@@ -3,7 +3,7 @@
 //! descriptor of our own.
 
 use super::{Conn, Sock, close};
-use crate::{ctx, fds, os, ownfd, wait};
+use crate::{ctx, family, fds, os, ownfd, wait};
 use protocol::stats::ROWS;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU16, Ordering::*};
@@ -100,7 +100,9 @@ pub fn moved(from: c_int, to: c_int) {
 
 /// In the child of a fork: the calls are the parent's.
 pub fn forked() {
-    for (calls, kept) in CALLS.iter().zip(&KEPT) {
+    // Only as far as there were connections: a child pays for each page that it looks at.
+    let high = family::table().map_or(0, |table| table.high.load(Relaxed) as usize);
+    for (calls, kept) in CALLS.iter().zip(&KEPT).take(high) {
         if calls.load(Relaxed) != 0 {
             calls.store(0, Relaxed);
             let fd = kept.swap(0, Relaxed) - 1;

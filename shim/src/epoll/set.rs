@@ -74,6 +74,9 @@ static SETS: [Set; MAX] = [const {
     }
 }; MAX];
 
+/// One more than the highest place that ever was in use.
+static HIGH: AtomicU32 = AtomicU32::new(0);
+
 /// Upper half of the tags of this process; told apart from the program's data by chance of 2^-32
 /// and by the state of the registration.
 static SECRET: AtomicU32 = AtomicU32::new(0);
@@ -144,6 +147,7 @@ pub fn create(epfd: c_int) {
     }
     for (index, set) in SETS.iter().enumerate() {
         if set.refs.compare_exchange(0, 1, AcqRel, Relaxed).is_ok() {
+            HIGH.fetch_max(index as u32 + 1, Relaxed);
             set.epfd.store(epfd, Relaxed);
             set.foreign.store(0, Relaxed);
             set.id.store(clock::ticks() as u32 | 1, Relaxed);
@@ -202,10 +206,12 @@ pub fn set_closed(index: u32, fd: c_int) {
     set.refs.store(0, Release);
 }
 
-/// In the child of a fork: the sets are the parent's as well.
+/// In the child of a fork: the sets are the parent's as well. Only those that there were: a child pays for
+/// each page that it looks at.
 pub fn forked() {
     reg::forked();
-    for set in SETS.iter().filter(|set| set.refs.load(Relaxed) != 0) {
+    let sets = SETS.iter().take(HIGH.load(Relaxed) as usize);
+    for set in sets.filter(|set| set.refs.load(Relaxed) != 0) {
         set.foreign.fetch_max(INHERITED, Relaxed);
         // The context is the parent's. The doorbell is kept: only with it can the kernel's set be
         // rid of it, should the child come to use the set.
