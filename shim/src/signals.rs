@@ -59,6 +59,11 @@ const SYNCHRONOUS: [c_int; 6] = [
     libc::SIGSYS,
 ];
 
+/// Whether an action is one to be put behind [`note`].
+pub fn matters(action: &libc::sigaction) -> bool {
+    action.sa_sigaction > libc::SIG_IGN && action.sa_flags & libc::SA_RESTART == 0
+}
+
 /// The program has set the action of `signal`.
 pub fn changed(signal: c_int) {
     let Some(slot) = HANDLERS.get(signal as usize) else {

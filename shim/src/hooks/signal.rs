@@ -21,7 +21,7 @@ hook! {
             if let Some(old) = old.as_mut() {
                 old.sa_sigaction = signals::shown(old.sa_sigaction, behind);
             }
-            if !new.is_null() {
+            if new.as_ref().is_some_and(signals::matters) {
                 errno::keep(|| signals::changed(signal));
             }
         }
