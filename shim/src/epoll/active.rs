@@ -10,6 +10,7 @@ use super::set::Set;
 use crate::conn::ready;
 use crate::conn::{Conn, Sock, flag, phase, tx};
 use crate::{family, lgr, os, wait};
+use protocol::shm::pair::{Carrier, GateState};
 use protocol::shm::wait::HINTS;
 use protocol::stats::ROWS;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
@@ -333,13 +334,22 @@ impl Set {
     }
 }
 
-/// Whether each change that matters to `reg` is told.
+/// Whether each change that matters to `reg` is told. A direction on TCP is as well as one on a ring: its
+/// bytes, and messages of a handshake, are the kernel's to tell, and who goes onto the ring with it tells when
+/// it has published something there.
 fn can_be_cold(sock: Sock, reg: &Reg) -> bool {
     let ours_alone = sock.phase() == phase::PAIRED && sock.holders.load(Relaxed) == 1;
-    let waits_for_room = reg.wants_room() && !tx::has_room(&sock);
+    let Some(slot) = sock.slot() else {
+        return false;
+    };
+    let own = sock.role();
+    let on_tcp = |sender| slot.direction(sender).load().carrier == Carrier::Tcp;
+    let gate = slot.gate(own.peer()).state();
+    let at_rest = matches!(gate, GateState::Open | GateState::Shut);
+    let waits_for_room = reg.wants_room() && (!sock.tx_ring() || !tx::has_room(&sock));
     ours_alone
-        && sock.rx_ring()
-        && sock.tx_ring()
+        && (sock.rx_ring() || at_rest && on_tcp(own.peer()) && sock.rx.frozen.load(Relaxed) == 0)
+        && (sock.tx_ring() || on_tcp(own) && sock.tx.repeat.load(Relaxed) == 0)
         && !ready::ending(sock)
         && !sock.has(flag::RESET | flag::DEAD | flag::LEAVE | flag::SHUT_WR | flag::NOSPACE)
         && !waits_for_room
@@ -396,6 +406,55 @@ pub fn rouse(conn: &Conn) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use protocol::shm::pair::PairSlot;
+    use protocol::shm::ring::DmbHeader;
+
+    fn leaked<T>() -> &'static T {
+        let Ok(at) = os::map_anonymous(size_of::<T>()) else {
+            unreachable!()
+        };
+        // SAFETY: zeroed memory for a T of atomics, never unmapped.
+        unsafe { &*at.cast::<T>() }
+    }
+
+    /// Also while a handshake stands between two messages, where nothing happens without traffic.
+    #[test]
+    fn cold_is_what_waits_for_others() {
+        let (conn, reg): (&Conn, &Reg) = (leaked(), leaked());
+        let slot: &PairSlot = leaked();
+        let (own, peer): (&DmbHeader, &DmbHeader) = (leaked(), leaked());
+        conn.attach(
+            std::ptr::from_ref(slot).cast(),
+            std::ptr::from_ref(own).cast(),
+            std::ptr::from_ref(peer).cast(),
+        );
+        let sock = Sock { fd: -1, conn };
+        let (incoming, outgoing) = (sock.role().peer(), sock.role());
+        assert!(!can_be_cold(sock, reg), "not paired");
+        conn.phase.store(phase::PAIRED, Relaxed);
+        conn.holders.store(1, Relaxed);
+        assert!(can_be_cold(sock, reg), "TCP both ways");
+        assert!(slot.gate(incoming).open());
+        assert!(can_be_cold(sock, reg));
+        assert!(slot.gate(incoming).hold_for_message());
+        assert!(!can_be_cold(sock, reg), "a message comes");
+        slot.gate(incoming).message_taken(true);
+        assert!(slot.direction(incoming).to_ring(0).is_ok());
+        assert!(
+            !can_be_cold(sock, reg),
+            "the way onto the ring is not followed yet"
+        );
+        conn.rx.ring.store(1, Relaxed);
+        assert!(can_be_cold(sock, reg), "a ring one way");
+        assert!(slot.direction(outgoing).to_ring(0).is_ok());
+        conn.tx.ring.store(1, Relaxed);
+        assert!(can_be_cold(sock, reg));
+        conn.tx.ring.store(0, Relaxed);
+        assert!(!can_be_cold(sock, reg), "the way off the ring is not over");
+        conn.tx.ring.store(1, Relaxed);
+        conn.flags.store(flag::FIN_SEEN, Relaxed);
+        assert!(!can_be_cold(sock, reg), "an end has to be reported");
+    }
 
     /// The list never has gaps, and each registration knows its place.
     #[test]
