@@ -13,6 +13,7 @@ pub const LONG: usize = 4096;
 ///
 /// # Safety
 /// As for [`std::ptr::copy_nonoverlapping`].
+#[inline]
 pub unsafe fn to_ring(from: *const u8, to: *mut u8, n: usize, far: bool) {
     if far && n >= LONG {
         // SAFETY: the caller's promise.

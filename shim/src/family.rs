@@ -184,12 +184,6 @@ pub fn conn(index: u32) -> Option<&'static Conn> {
     shared()?.conns.get(index as usize)
 }
 
-pub fn index_of(conn: &Conn) -> u32 {
-    let Some(s) = shared() else { return 0 };
-    let start = s.conns.as_ptr() as usize;
-    ((conn as *const Conn as usize - start) / size_of::<Conn>()) as u32
-}
-
 /// A free connection, reset and with one holder.
 pub fn allocate() -> Option<&'static Conn> {
     let s = shared()?;
@@ -206,6 +200,7 @@ pub fn allocate() -> Option<&'static Conn> {
                     s.hint.store(at, Relaxed);
                     let index = at * 64 + bit;
                     let conn = s.conns.get(index as usize)?;
+                    conn.number.store(index, Relaxed);
                     conn.reset();
                     conn.holders.store(1, Relaxed);
                     conn.generation.fetch_add(1, AcqRel);

@@ -40,6 +40,7 @@ fn check(base: *const libc::c_void, len: usize) -> Result<(), i32> {
 
 impl Iov {
     /// One buffer.
+    #[inline]
     pub fn single(base: *const libc::c_void, len: usize) -> Result<Iov, i32> {
         check(base, len).map(|()| Iov::unchecked(base, len))
     }
@@ -119,7 +120,19 @@ impl Iov {
 
     /// Copies `[skip, …)` of the program's bytes to `span` of the ring at `ring`; `far` as in
     /// [`copy::to_ring`].
+    #[inline]
     pub fn copy_to_ring(&self, skip: usize, ring: *mut u8, span: Span, far: bool) {
+        if self.list.is_null() && span.second == 0 {
+            let from = self.single.iov_base.cast::<u8>().wrapping_add(skip);
+            let to = ring.wrapping_add(span.at as usize);
+            // SAFETY: the span lies in the ring, and is no longer than the program's buffer.
+            return unsafe { copy::to_ring(from, to, span.first as usize, far) };
+        }
+        self.walk_to_ring(skip, ring, span, far);
+    }
+
+    #[inline(never)]
+    fn walk_to_ring(&self, skip: usize, ring: *mut u8, span: Span, far: bool) {
         let mut to = Walker::new(ring, span);
         self.pieces(skip, span_len(span), |from, n| {
             to.chunks(n, |ring, done, n| {
@@ -131,7 +144,19 @@ impl Iov {
     }
 
     /// Copies `span` of the ring to the program's buffers from `skip` on.
+    #[inline]
     pub fn copy_from_ring(&self, skip: usize, ring: *mut u8, span: Span) {
+        if self.list.is_null() && span.second == 0 {
+            let to = self.single.iov_base.cast::<u8>().wrapping_add(skip);
+            let from = ring.wrapping_add(span.at as usize);
+            // SAFETY: as in `copy_to_ring`, the other way.
+            return unsafe { std::ptr::copy_nonoverlapping(from, to, span.first as usize) };
+        }
+        self.walk_from_ring(skip, ring, span);
+    }
+
+    #[inline(never)]
+    fn walk_from_ring(&self, skip: usize, ring: *mut u8, span: Span) {
         let mut from = Walker::new(ring, span);
         self.pieces(skip, span_len(span), |to, n| {
             from.chunks(n, |ring, done, n| {

@@ -166,7 +166,7 @@ fn spin(list: &[pollfd]) -> bool {
     if !apart || list.len() > 256 || !wait::worth_spinning(&SPIN) {
         return false;
     }
-    let hit = wait::spin(|| {
+    let hit = wait::spin(|_| {
         list.iter().any(|one| {
             careful(one.fd).is_some_and(|sock| {
                 ready::ring_mask(sock) & one.events != 0 || (sock.tx_ring() && tx::disturbed(&sock))

@@ -111,11 +111,16 @@ pub fn forget() {
     let _ = mark(thread).compare_exchange(thread, 0, Relaxed, Relaxed);
 }
 
+/// Whether a handler without SA_RESTART has run in this thread since [`forget`].
+pub fn noted() -> bool {
+    let thread = thread();
+    mark(thread).load(Relaxed) == thread
+}
+
 /// Whether an interrupted call fails with EINTR rather than going on. A handler that was set past
 /// libc counts if it has no SA_RESTART, whether or not it was the one that ran.
 pub fn interrupts() -> bool {
-    let thread = thread();
-    mark(thread).load(Relaxed) == thread
+    noted()
         || (1..=64).filter(|s| !SYNCHRONOUS.contains(s)).any(|signal| {
             sys::sigaction(signal).is_ok_and(|action| {
                 action.handler > libc::SIG_IGN

@@ -36,10 +36,12 @@ pub struct Cursor {
 
 impl Cursor {
     /// The cursor word with `flags` ([`flag`]).
+    #[inline]
     pub const fn word(self, flags: u16) -> u64 {
         self.wrap as u64 | (self.count as u64) << 16 | (flags as u64) << 48
     }
 
+    #[inline]
     pub const fn from_word(word: u64) -> (Cursor, u16) {
         (
             Cursor {
@@ -51,6 +53,7 @@ impl Cursor {
     }
 
     /// Moves forward by `n`, at most `size`.
+    #[inline]
     pub const fn advance(self, n: u32, size: u32) -> Cursor {
         let count = self.count as u64 + n as u64;
         if count >= size as u64 {
@@ -82,6 +85,7 @@ impl Cursor {
 
     /// Distance from `self` to `newer`, at most `size`; an error when `newer` is not at or after
     /// `self` within one turn of the ring.
+    #[inline]
     pub const fn distance(self, newer: Cursor, size: u32) -> Result<u32, BadCursor> {
         if newer.count >= size {
             return Err(BadCursor);
@@ -97,6 +101,11 @@ impl Cursor {
             Err(BadCursor)
         }
     }
+}
+
+/// 2^64 divided by the size of a ring, for [`Place::by`].
+pub const fn inverse(size: u32) -> u64 {
+    if size == 0 { 0 } else { u64::MAX / size as u64 }
 }
 
 /// A cursor with the position that it stands for.
@@ -115,6 +124,26 @@ impl Place {
             cursor: Cursor {
                 wrap,
                 count: (position % size as u64) as u32,
+            },
+        }
+    }
+
+    /// As [`Place::at`], by multiplication with [`inverse`] of the size.
+    #[inline]
+    pub const fn by(position: u64, size: u32, inverse: u64) -> Place {
+        let turns = ((position as u128 * inverse as u128) >> 64) as u64;
+        // At most one turn too few.
+        let count = position.wrapping_sub(turns * size as u64);
+        let (turns, count) = if count < size as u64 {
+            (turns, count)
+        } else {
+            (turns + 1, count - size as u64)
+        };
+        Place {
+            position,
+            cursor: Cursor {
+                wrap: turns as u16,
+                count: count as u32,
             },
         }
     }
@@ -163,6 +192,7 @@ pub const fn update_limit(size: u32) -> u64 {
 ///
 /// `confirmed` is the consumer position published last, `consumed` the real one, `produced` the
 /// producer position seen last.
+#[inline]
 pub const fn owes_update(
     size: u32,
     confirmed: u64,
@@ -236,6 +266,21 @@ mod tests {
                 assert_eq!(place.near(ahead, size), Place::at(ahead, size));
                 if let Some(behind) = here.checked_sub(away) {
                     assert_eq!(place.near(behind, size), Place::at(behind, size));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn places_by_multiplication_are_those_by_division() {
+        let mut draw = 1u64;
+        for size in [1, 2, 100, 16_256, 65_408, 262_016, 1_048_448, u32::MAX] {
+            for bits in 0..48 {
+                draw = draw.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let turn = (draw >> 16) % (1 << bits) / u64::from(size) * u64::from(size);
+                for position in [turn, turn.saturating_sub(1), turn + 1, draw >> 16 >> bits] {
+                    let place = Place::by(position, size, inverse(size));
+                    assert_eq!(place, Place::at(position, size), "{position} {size}");
                 }
             }
         }

@@ -54,6 +54,7 @@ impl Direction {
             | self.position & POS_MASK
     }
 
+    #[inline]
     pub const fn from_word(word: u64) -> Self {
         let carrier = match word >> POS_BITS & 7 {
             1 => Carrier::Ring,
@@ -100,6 +101,7 @@ impl Direction {
 pub struct DirectionWord(AtomicU64);
 
 impl DirectionWord {
+    #[inline]
     pub fn load(&self) -> Direction {
         Direction::from_word(self.0.load(Ordering::SeqCst))
     }
@@ -307,11 +309,13 @@ impl Order {
 impl PairSlot {
     /// The daemon's last order; a sender that is on the ring leaves it. It lies beside the direction
     /// words, which every send looks at.
+    #[inline]
     pub fn order(&self) -> Order {
         Order(self.hold.load(Ordering::Relaxed))
     }
 
     /// The direction in which `sender` sends.
+    #[inline]
     pub fn direction(&self, sender: Role) -> &DirectionWord {
         match sender {
             Role::Client => &self.direction[0],

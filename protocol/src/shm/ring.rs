@@ -51,7 +51,9 @@ pub struct Span {
     pub second: u32,
 }
 
-const fn span(cursor: Cursor, n: u32, size: u32) -> Span {
+/// The next `n` bytes from `cursor` on, in a ring of `size`.
+#[inline]
+pub const fn span(cursor: Cursor, n: u32, size: u32) -> Span {
     let to_end = size - cursor.count;
     let first = if n < to_end { n } else { to_end };
     Span {

@@ -4,7 +4,7 @@ use crate::calls::transfer;
 use crate::calls::way::{self, Way};
 use crate::conn::rx::Sink;
 use crate::conn::tx::Source;
-use crate::conn::{Sock, phase};
+use crate::conn::{Sock, phase, quick};
 use crate::fds::Entry;
 use crate::iov::{FAULT_LATER, Iov};
 use crate::{errno, real};
@@ -165,11 +165,31 @@ const USUAL: c_int = libc::MSG_PEEK
     | libc::MSG_MORE
     | libc::MSG_TRUNC;
 
-/// read.
+/// A receive that finds its bytes on the ring; `None`: it goes the usual way.
+#[inline]
+fn taken(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssize_t> {
+    let sock = way::lively(e, fd).filter(|_| flags & libc::MSG_WAITALL == 0)?;
+    let iov = Iov::single(buf, len).ok()?;
+    quick::receive(sock, &iov, 0, flags).map(|n| n as ssize_t)
+}
+
+/// A send that finds room for all of it on the ring; `None`: it goes the usual way.
+#[inline]
+fn put(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssize_t> {
+    let sock = way::lively(e, fd).filter(|_| flags & !USUAL == 0)?;
+    let iov = Iov::single(buf, len).ok()?;
+    quick::send(sock, &iov, 0).map(|n| n as ssize_t)
+}
+
+/// read. None of these is part of its hook: what is not ours costs a load and a branch.
 ///
 /// # Safety
 /// As for the C function; likewise below.
+#[inline(never)]
 pub unsafe fn read(e: Entry, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
+    if let Some(n) = taken(e, fd, buf, len, 0) {
+        return n;
+    }
     receive(
         e,
         fd,
@@ -210,8 +230,9 @@ unsafe fn vector(iov: *const iovec, count: c_int) -> Result<Iov, i32> {
 ///
 /// # Safety
 /// As for the C function.
+#[inline(never)]
 pub unsafe fn write(e: Entry, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
-    if let Some(n) = long_send(e, fd, buf, len, 0) {
+    if let Some(n) = put(e, fd, buf, len, 0).or_else(|| long_send(e, fd, buf, len, 0)) {
         return n;
     }
     send_way(
@@ -303,7 +324,11 @@ pub unsafe fn pwritev2(
 ///
 /// # Safety
 /// As for the C function.
+#[inline(never)]
 pub unsafe fn recv(e: Entry, fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
+    if let Some(n) = taken(e, fd, buf, len, flags) {
+        return n;
+    }
     receive(
         e,
         fd,
@@ -326,6 +351,7 @@ fn buffer(buf: *const c_void, len: size_t, flags: c_int) -> Result<Iov, i32> {
 ///
 /// # Safety
 /// As for the C function.
+#[inline(never)]
 pub unsafe fn recvfrom(
     e: Entry,
     fd: c_int,
@@ -335,20 +361,23 @@ pub unsafe fn recvfrom(
     addr: *mut sockaddr,
     addr_len: *mut socklen_t,
 ) -> ssize_t {
+    let no_address = |n: ssize_t| {
+        if n >= 0 && !addr.is_null() && !addr_len.is_null() {
+            // SAFETY: the program's own variable.
+            unsafe { *addr_len = 0 };
+        }
+        n
+    };
+    if let Some(n) = taken(e, fd, buf, len, flags) {
+        return no_address(n);
+    }
     receive(
         e,
         fd,
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::recvfrom(fd, buf, len, flags, addr, addr_len) },
-        |sock| {
-            let n = careful_receive(sock, buffer(buf, len, flags), flags);
-            if n >= 0 && !addr.is_null() && !addr_len.is_null() {
-                // SAFETY: the program's own variable.
-                unsafe { *addr_len = 0 };
-            }
-            n
-        },
+        |sock| no_address(careful_receive(sock, buffer(buf, len, flags), flags)),
     )
 }
 
@@ -356,8 +385,9 @@ pub unsafe fn recvfrom(
 ///
 /// # Safety
 /// As for the C function.
+#[inline(never)]
 pub unsafe fn send(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
-    if let Some(n) = long_send(e, fd, buf, len, flags) {
+    if let Some(n) = put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags)) {
         return n;
     }
     send_way(
@@ -374,6 +404,7 @@ pub unsafe fn send(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: 
 ///
 /// # Safety
 /// As for the C function.
+#[inline(never)]
 pub unsafe fn sendto(
     e: Entry,
     fd: c_int,
@@ -383,7 +414,7 @@ pub unsafe fn sendto(
     addr: *const sockaddr,
     addr_len: socklen_t,
 ) -> ssize_t {
-    if let Some(n) = long_send(e, fd, buf, len, flags) {
+    if let Some(n) = put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags)) {
         return n;
     }
     send_way(

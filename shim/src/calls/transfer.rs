@@ -45,10 +45,18 @@ impl Patience {
         }
         let (sock, option) = (self.sock, self.option);
         signals::forget();
+        if wait::spin_for(sock, want) {
+            self.sock = kept::again(sock).ok_or(Stop::Closed)?;
+            return Ok(());
+        }
+        if signals::noted() {
+            return Err(Stop::Interrupted);
+        }
+        // A system call: not before it is known that the call sleeps.
         let deadline = *self
             .deadline
             .get_or_insert_with(|| os::timeout(sock.fd, option).map(|ns| clock::now() + ns));
-        match wait::wait(sock, want, deadline) {
+        match wait::sleep(sock, want, deadline) {
             Wake::TimedOut => return Err(Stop::WouldBlock),
             Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {
                 return Err(Stop::Interrupted);
@@ -57,6 +65,19 @@ impl Patience {
         }
         self.sock = kept::again(sock).ok_or(Stop::Closed)?;
         Ok(())
+    }
+
+    /// Waits for the next step of a call that has moved `done` bytes. Gives the call's result when it
+    /// is over instead.
+    fn more(&mut self, want: Want, done: usize) -> Option<ssize_t> {
+        if want == Want::In {
+            ready::service(self.sock);
+        }
+        let stop = self.wait(want, done).err()?;
+        Some(match done {
+            0 => errno::fail(stop.errno()),
+            n => n as ssize_t,
+        })
     }
 }
 
@@ -92,7 +113,10 @@ pub fn receive(
     let nonblock = patience.nonblock;
     receive_steps(&mut patience, &wants, &mut done, nonblock, &sink_at).unwrap_or_else(|| {
         kept::during(sock.conn, || {
-            receive_steps(&mut patience, &wants, &mut done, true, &sink_at).unwrap_or(-1)
+            patience
+                .more(Want::In, done)
+                .or_else(|| receive_steps(&mut patience, &wants, &mut done, true, &sink_at))
+                .unwrap_or(-1)
         })
     })
 }
@@ -139,13 +163,8 @@ fn receive_steps(
             Got::Empty if *done >= wants.target => return Some(*done as ssize_t),
             Got::Empty if !to_the_end => return None,
             Got::Empty => {
-                ready::service(sock);
-                if let Err(stop) = patience.wait(Want::In, *done) {
-                    return Some(if *done > 0 {
-                        *done as ssize_t
-                    } else {
-                        errno::fail(stop.errno())
-                    });
+                if let Some(result) = patience.more(Want::In, *done) {
+                    return Some(result);
                 }
             }
             Got::Error(e) if *done > 0 => {
@@ -210,7 +229,10 @@ pub fn send(
     let nonblock = patience.nonblock;
     send_steps(&mut patience, len, flags, &mut done, nonblock, &source_at).unwrap_or_else(|| {
         kept::during(sock.conn, || {
-            send_steps(&mut patience, len, flags, &mut done, true, &source_at).unwrap_or(-1)
+            patience
+                .more(Want::Out, done)
+                .or_else(|| send_steps(&mut patience, len, flags, &mut done, true, &source_at))
+                .unwrap_or(-1)
         })
     })
 }
@@ -241,12 +263,8 @@ fn send_steps(
             }
             Put::Full if !to_the_end => return None,
             Put::Full => {
-                if let Err(stop) = patience.wait(Want::Out, *done) {
-                    return Some(if *done > 0 {
-                        *done as ssize_t
-                    } else {
-                        errno::fail(stop.errno())
-                    });
+                if let Some(result) = patience.more(Want::Out, *done) {
+                    return Some(result);
                 }
             }
             Put::Broken if *done > 0 => return Some(*done as ssize_t),

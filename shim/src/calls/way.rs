@@ -34,6 +34,14 @@ pub fn of(entry: Entry, fd: c_int) -> Way {
     }
 }
 
+/// The connection of a call that may be over at once, see [`crate::conn::quick`]. Not while claims wait for
+/// what the daemon says.
+#[inline]
+pub fn lively(entry: Entry, fd: c_int) -> Option<Sock> {
+    let sock = fds::sock_of(entry, fd)?;
+    (sock.on_ring() && !claim::waiting()).then_some(sock)
+}
+
 /// Begins a kernel call on a plain connection. False: it has become careful in the meantime.
 pub fn enter(sock: Sock) -> bool {
     sock.plain.fetch_add(1, SeqCst);

@@ -7,6 +7,7 @@ use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace, uring};
 use protocol::ctl::{self, Claim, DmbPlace, Endpoint, Paired, Refused};
 use protocol::ids::Role;
 use protocol::reason;
+use protocol::shm::cdc::inverse;
 use protocol::shm::ring::ring_size;
 use protocol::shm::{DMB_CODE_MAX, SLOT_LEN, SLOTS_AT, dmb_code, dmb_len};
 use protocol::trace::Kind;
@@ -403,8 +404,11 @@ fn install(m: &Paired, group: u32) -> bool {
     conn.peer_token.store(m.peer.token, Relaxed);
     conn.own_index.store(m.own.index, Relaxed);
     conn.peer_index.store(m.peer.index, Relaxed);
-    conn.rx.size.store(ring_size(m.own.len), Relaxed);
-    conn.tx.size.store(ring_size(m.peer.len), Relaxed);
+    let (rx_size, tx_size) = (ring_size(m.own.len), ring_size(m.peer.len));
+    conn.rx.size.store(rx_size, Relaxed);
+    conn.rx.inverse.store(inverse(rx_size), Relaxed);
+    conn.tx.size.store(tx_size, Relaxed);
+    conn.tx.inverse.store(inverse(tx_size), Relaxed);
     conn.step.store(step::START, Relaxed);
     if config::copy_mode() {
         // In memory of the family: a child that goes on sending uses the same.

@@ -258,7 +258,7 @@ pub fn abandon(sock: Sock) -> bool {
 }
 
 /// The process ends, `now`: nothing of the program runs any more. Else what it leaves unread makes
-/// this the end of a process that was killed, see [`rx::killed_with_unread`].
+/// this the end of a process that was killed, see [`died::killed_with_unread`].
 pub fn at_exit(sock: Sock, now: bool) {
     if !abandon(sock) {
         return;

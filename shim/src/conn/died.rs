@@ -4,9 +4,10 @@
 //! that was unread, plain TCP would have ended the stream in order: the program is shown that end,
 //! and the reset only where TCP would have shown one too, after it has sent something more.
 
-use super::{Conn, Sock, flag};
+use super::{Conn, Sock, flag, tx};
 use crate::os;
-use protocol::shm::pair::GateState;
+use protocol::shm::cdc::{self, Cursor};
+use protocol::shm::pair::{Carrier, GateState};
 use std::sync::atomic::Ordering::*;
 
 /// Whether a message of ours is all that the peer has not read.
@@ -56,4 +57,21 @@ pub fn reset(sock: Sock) -> i32 {
     sock.clear(flag::RESET);
     let _ = os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_ERROR);
     libc::ECONNRESET
+}
+
+/// The peer is gone without having closed, and did not read what we sent: TCP would have reset.
+pub fn killed_with_unread(conn: &Conn) -> bool {
+    let Some(own) = conn.own() else { return false };
+    let (_, flags) = Cursor::from_word(own.consumer.load(Acquire));
+    if flags & (cdc::flag::CLOSED | cdc::flag::ABORT | cdc::flag::DONE_WRITING) != 0 {
+        return false;
+    }
+    let Some(slot) = conn.slot() else {
+        return false;
+    };
+    // Of bytes on TCP the kernel knows.
+    matches!(
+        slot.direction(conn.role()).load().carrier,
+        Carrier::Ring | Carrier::Final | Carrier::Frozen
+    ) && slot.counts(conn.role().peer()).taken.load(Acquire) != tx::producer(conn).produced.position
 }

@@ -12,6 +12,7 @@ pub mod life;
 pub mod onto_ring;
 pub mod outbox;
 pub mod passed;
+pub mod quick;
 pub mod ready;
 pub mod revert;
 pub mod rx;
@@ -110,6 +111,8 @@ pub struct Tx {
     /// Non-zero: this direction is on the ring.
     pub ring: AtomicU32,
     pub size: AtomicU32,
+    /// [`protocol::shm::cdc::inverse`] of the size.
+    pub inverse: AtomicU64,
     /// Ring position published.
     pub produced: AtomicU64,
     /// The peer's ring position as checked last.
@@ -150,6 +153,8 @@ pub struct Rx {
     /// Non-zero: this direction is on the ring; generation + 1.
     pub ring: AtomicU32,
     pub size: AtomicU32,
+    /// [`protocol::shm::cdc::inverse`] of the size.
+    pub inverse: AtomicU64,
     /// Ring position taken.
     pub consumed: AtomicU64,
     /// The peer's ring position as checked last.
@@ -175,6 +180,8 @@ pub struct Rx {
 pub struct Conn {
     /// Odd while in use.
     pub generation: AtomicU32,
+    /// Its place in the table of the family.
+    pub number: AtomicU32,
     pub phase: AtomicU32,
     pub flags: AtomicU32,
     pub step: AtomicU32,
@@ -227,7 +234,7 @@ fn breaks(errno: i32) -> bool {
 
 impl Conn {
     pub fn index(&self) -> u32 {
-        family::index_of(self)
+        self.number.load(Relaxed)
     }
 
     pub fn row(&self) -> &'static Row {
@@ -452,6 +459,7 @@ impl Conn {
             &self.peer_token,
             &self.watchers[0],
             &self.watchers[1],
+            &self.tx.inverse,
             &self.tx.produced,
             &self.tx.consumed,
             &self.tx.sndbuf,
@@ -465,6 +473,7 @@ impl Conn {
             &self.tx.held,
             &self.tx.order,
             &self.tx.until,
+            &self.rx.inverse,
             &self.rx.consumed,
             &self.rx.produced,
             &self.rx.confirmed,

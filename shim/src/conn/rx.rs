@@ -1,6 +1,6 @@
 //! Receiving: from the ring, or from TCP in steps that do not wait.
 
-use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, revert, tx};
+use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, quick, ready, revert, tx};
 use crate::iov::Iov;
 use crate::{clock, os, trace};
 use protocol::shm::cdc::{self, Cursor, Place};
@@ -52,7 +52,8 @@ impl Sink<'_> {
 /// The private state of the receiving end, as a value.
 pub fn consumer(conn: &Conn) -> Consumer {
     let size = conn.rx.size.load(Relaxed).max(1);
-    let consumed = Place::at(conn.rx.consumed.load(Acquire), size);
+    let consumed = conn.rx.consumed.load(Acquire);
+    let consumed = Place::by(consumed, size, conn.rx.inverse.load(Relaxed));
     let produced = conn.rx.produced.load(Relaxed).max(consumed.position);
     Consumer {
         size,
@@ -63,7 +64,18 @@ pub fn consumer(conn: &Conn) -> Consumer {
 }
 
 /// One step. Never waits.
+#[inline]
 pub fn once(sock: Sock, sink: Sink<'_>, flags: c_int) -> Got {
+    if let Sink::Buffers(iov, skip) = sink
+        && let Some(n) = quick::receive(sock, iov, skip, flags)
+    {
+        return Got::Bytes(n);
+    }
+    any_way(sock, sink, flags)
+}
+
+#[inline(never)]
+fn any_way(sock: Sock, sink: Sink<'_>, flags: c_int) -> Got {
     if !sock.rx_ring() || !sock.tx_ring() {
         handshake::pump(sock);
     }
@@ -337,27 +349,10 @@ fn ended(sock: Sock, look: Result<usize, i32>) -> Got {
         return Got::Error(error);
     }
     // After our own shutdown the kernel's 0 says nothing about the peer.
-    if !sock.has(flag::SHUT_RD | flag::DEAD) && killed_with_unread(&sock) {
+    if !sock.has(flag::SHUT_RD | flag::DEAD) && died::killed_with_unread(&sock) {
         return Got::Error(died::reset(sock));
     }
     Got::Bytes(0)
-}
-
-/// The peer is gone without having closed, and did not read what we sent: TCP would have reset.
-pub fn killed_with_unread(conn: &Conn) -> bool {
-    let Some(own) = conn.own() else { return false };
-    let (_, flags) = Cursor::from_word(own.consumer.load(Acquire));
-    if flags & (cdc::flag::CLOSED | cdc::flag::ABORT | cdc::flag::DONE_WRITING) != 0 {
-        return false;
-    }
-    let Some(slot) = conn.slot() else {
-        return false;
-    };
-    // Of bytes on TCP the kernel knows.
-    matches!(
-        slot.direction(conn.role()).load().carrier,
-        Carrier::Ring | Carrier::Final | Carrier::Frozen
-    ) && slot.counts(conn.role().peer()).taken.load(Acquire) != tx::producer(conn).produced.position
 }
 
 fn from_tcp(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {

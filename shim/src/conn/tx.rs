@@ -1,10 +1,10 @@
 //! Sending: onto the ring, or over TCP in steps that do not wait.
 
-use super::{Conn, Sock, died, flag, handshake, ready, revert};
+use super::{Conn, Sock, died, flag, handshake, quick, ready, revert};
 use crate::iov::Iov;
 use crate::{clock, copy, epoll, lgr, os, wait};
 use protocol::shm::cdc::{self, Cursor, Place};
-use protocol::shm::pair::Carrier;
+use protocol::shm::pair::{Carrier, PairSlot};
 use protocol::shm::ring::{DmbHeader, Producer, Span};
 use protocol::shm::sync::fence;
 use protocol::shm::wait::COLD;
@@ -18,7 +18,7 @@ const FILE_PIECE: usize = 64 << 10;
 /// Longest piece of a pipe: less than what is free in a socket that poll calls writable.
 const PIPE_PIECE: usize = 16 << 10;
 /// While the peer does not read, how often the TCP socket is asked whether it still lives.
-const LOOK_NS: u64 = 1_000_000;
+pub(super) const LOOK_NS: u64 = 1_000_000;
 /// A full ring whose reader has not moved for this long: TCP, which buffers more. Each time that the
 /// reader turned out to have been merely busy, this connection waits four times as long.
 const STALL_NS: u64 = 100_000_000;
@@ -30,7 +30,7 @@ pub fn patience(conn: &Conn) -> u64 {
 
 /// Bit of [`super::Tx::produced`]: a signal handler sent on this connection while a send of the same
 /// thread was copying. It went around the ring, and the interrupted send must not publish.
-const INTERRUPTED: u64 = 1 << 63;
+pub(super) const INTERRUPTED: u64 = 1 << 63;
 
 /// Where sent bytes come from.
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,8 @@ pub enum Put {
 /// The private state of the sending end, as a value.
 pub fn producer(conn: &Conn) -> Producer {
     let size = conn.tx.size.load(Relaxed).max(1);
-    let produced = Place::at(conn.tx.produced.load(Acquire) & !INTERRUPTED, size);
+    let produced = conn.tx.produced.load(Acquire) & !INTERRUPTED;
+    let produced = Place::by(produced, size, conn.tx.inverse.load(Relaxed));
     Producer {
         size,
         produced,
@@ -89,7 +90,18 @@ pub fn producer(conn: &Conn) -> Producer {
 }
 
 /// One step. Never waits.
+#[inline]
 pub fn once(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
+    if let Source::Buffers(iov, skip) = source
+        && let Some(n) = quick::send(sock, iov, skip)
+    {
+        return Put::Bytes(n);
+    }
+    any_way(sock, source, flags)
+}
+
+#[inline(never)]
+fn any_way(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
     if !sock.tx_ring() {
         handshake::pump(sock);
         handshake::pause(sock);
@@ -253,7 +265,7 @@ fn onto_ring(sock: Sock, source: Source<'_>) -> Option<Put> {
         return Some(Put::Error(libc::EPIPE));
     }
     if leaving || !peer_lives(sock, &producer) {
-        if sock.has(flag::FIN_SEEN) && super::rx::killed_with_unread(&sock) {
+        if sock.has(flag::FIN_SEEN) && died::killed_with_unread(&sock) {
             return Some(Put::Error(died::reset(sock)));
         }
         revert::finish(sock, protocol::reason::PEER_CLOSING);
@@ -297,12 +309,18 @@ fn onto_ring(sock: Sock, source: Source<'_>) -> Option<Put> {
     if !publish(sock, &mut producer, n, peer) {
         return None;
     }
-    // A receiver that froze the ring looks for what it left there, once: what it did not see, we do.
+    left_frozen(sock, slot);
+    Some(Put::Bytes(n as usize))
+}
+
+/// After a publication, under the lock: a receiver that froze the ring looks for what it left there, once;
+/// what it did not see, we do.
+#[inline]
+pub(super) fn left_frozen(sock: Sock, slot: &PairSlot) {
     let direction = slot.direction(sock.role()).load();
     if direction.carrier == Carrier::Frozen {
         revert::follow_freeze(sock, direction);
     }
-    Some(Put::Bytes(n as usize))
 }
 
 const fn n_max(span: Span) -> usize {
@@ -345,10 +363,20 @@ fn publish(sock: Sock, producer: &mut Producer, n: u32, peer: &DmbHeader) -> boo
 }
 
 /// Wakes those of the peer's contexts that sleep and watch the connection.
+#[inline]
 pub fn wake_watchers(conn: &Conn) {
     // SYNC: sleep/publish. What was published before is seen by a sleeper that enters after.
     fence(SeqCst);
-    let (Some(own), Some(group)) = (conn.own(), lgr::get(conn.lgr.load(Relaxed))) else {
+    if let Some(own) = conn.own()
+        && own.watchers.iter().any(|word| word.load(Relaxed) != 0)
+    {
+        wake(conn, own);
+    }
+}
+
+#[inline(never)]
+fn wake(conn: &Conn, own: &DmbHeader) {
+    let Some(group) = lgr::get(conn.lgr.load(Relaxed)) else {
         return;
     };
     // As in the kernel, who came last is woken first.
@@ -502,7 +530,7 @@ fn peer_lives(sock: Sock, producer: &Producer) -> bool {
 /// ring. TCP would have been reset at once; the kernel, which knows nothing of the ring, got a FIN.
 fn reset_unseen(sock: Sock) -> bool {
     !sock.has(flag::SHUT_WR)
-        && super::rx::killed_with_unread(&sock)
+        && died::killed_with_unread(&sock)
         && ready::says_gone(sock, os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0))
 }
 

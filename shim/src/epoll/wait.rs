@@ -246,7 +246,7 @@ fn spin(set: &Set) -> bool {
     if !apart {
         return false;
     }
-    let hit = threads::spin(|| stirs(set));
+    let hit = threads::spin(|_| stirs(set));
     threads::spun(&set.spin, hit);
     let hits = set.hits.load(Relaxed) + u64::from(hit);
     set.hits.store(hits, Relaxed);

@@ -1,0 +1,163 @@
+//! The short way of a step: bytes that lie on the ring, or room for those that are sent. Nearly every
+//! call on a ring ends here. It decides nothing: whatever is not as usual is left, as it was, to [`rx`]
+//! and [`tx`], which look at all of it anew.
+
+use super::{Conn, Sock, flag, rx, tx};
+use crate::iov::Iov;
+use crate::{clock, copy};
+use protocol::shm::cdc::{self, Cursor, Place};
+use protocol::shm::pair::Carrier;
+use protocol::shm::ring::{DmbHeader, span};
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::*;
+
+/// Flags of a receive that do not change what one step does.
+const USUAL: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+
+/// What a send has to look at first.
+const UNUSUAL: u32 =
+    flag::RESET | flag::DEAD | flag::LEAVE | flag::FIN_SEEN | flag::SHUT_WR | flag::NOSPACE;
+
+/// Takes what is there for the buffers from `skip` on. `None`: nothing was done.
+#[inline]
+pub fn receive(sock: Sock, iov: &Iov, skip: usize, flags: c_int) -> Option<usize> {
+    if flags & !USUAL != 0 || iov.len == skip || !sock.rx_ring() || !sock.tx_ring() {
+        return None;
+    }
+    let held = sock.rx.lock.try_lock()?;
+    let taken = match held.nested() || !sock.rx_ring() {
+        true => None,
+        false => sock.own().and_then(|own| take(sock, own, iov, skip)),
+    };
+    sock.rx.lock.unlock(held);
+    taken
+}
+
+/// The caller holds the lock.
+#[inline]
+fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
+    let rx = &sock.rx;
+    let slot = sock.slot()?;
+    // What follows the ring over TCP may belong to the same call.
+    if slot.direction(sock.role().peer()).load().carrier != Carrier::Ring {
+        return None;
+    }
+    let size = rx.size.load(Relaxed);
+    let before = rx.consumed.load(Acquire);
+    let here = Place::by(before, size, rx.inverse.load(Relaxed));
+    let known = rx.produced.load(Relaxed).saturating_sub(before) as u32;
+    let room = (iov.len - skip).min(size as usize) as u32;
+    // The line of the peer's cursor stays with the peer while what was seen before is enough.
+    let looked = known < room;
+    let mut there = known;
+    if looked {
+        there = published(own, here, size).filter(|n| *n >= known && *n != 0)?;
+        rx.produced.store(before + u64::from(there), Relaxed);
+    }
+    let n = there.min(room);
+    iov.copy_from_ring(skip, sock.own_ring(), span(here.cursor, n, size));
+    let after = before + u64::from(n);
+    // A signal handler may have received while we copied.
+    rx.consumed
+        .compare_exchange(before, after, AcqRel, Acquire)
+        .ok()?;
+    slot.counts(sock.role()).taken.store(after, Release);
+    sock.row().smc_rx.count(n);
+    let owed = after - rx.confirmed.load(Relaxed);
+    if looked || owed > cdc::update_limit(size) {
+        if !looked {
+            there = published(own, here, size).map_or(there, |n| n.max(there));
+        }
+        let (_, flags) = Cursor::from_word(own.consumer.load(Acquire));
+        let produced = before + u64::from(there);
+        if cdc::owes_update(size, after - owed, after, produced, flags) {
+            rx::confirm(&sock, here.advance(n, size), flags);
+        }
+    }
+    Some(n as usize)
+}
+
+/// Bytes that the peer has published behind `here`; `None`: it has published nonsense.
+#[inline]
+fn published(own: &DmbHeader, here: Place, size: u32) -> Option<u32> {
+    // SYNC: ring-data. As in `Consumer::refresh`.
+    let (cursor, _) = Cursor::from_word(own.producer.load(Acquire));
+    here.cursor.distance(cursor, size).ok()
+}
+
+/// Sends all of the buffers from `skip` on. `None`: nothing was done.
+#[inline]
+pub fn send(sock: Sock, iov: &Iov, skip: usize) -> Option<usize> {
+    let len = iov.len - skip;
+    let usual = sock.tx_ring() && sock.flags.load(Relaxed) & UNUSUAL == 0;
+    if len == 0 || len >= copy::LONG || !usual || sock.owed.load(Relaxed) != 0 {
+        return None;
+    }
+    let held = sock.tx.lock.try_lock()?;
+    let put = match held.nested() || !sock.tx_ring() {
+        true => None,
+        false => put(sock, iov, skip, len as u32),
+    };
+    sock.tx.lock.unlock(held);
+    put
+}
+
+/// The caller holds the lock.
+#[inline]
+fn put(sock: Sock, iov: &Iov, skip: usize, n: u32) -> Option<usize> {
+    let tx = &sock.tx;
+    let (own, peer, slot) = (sock.own()?, sock.peer()?, sock.slot()?);
+    let word = slot.direction(sock.role());
+    let recalled = slot.order().word() != tx.held.load(Relaxed);
+    let before = tx.produced.load(Acquire);
+    if tx.sndbuf.load(Relaxed) != 0
+        || before & tx::INTERRUPTED != 0
+        || word.load().carrier != Carrier::Ring
+        || recalled
+    {
+        return None;
+    }
+    let size = tx.size.load(Relaxed);
+    let here = Place::by(before, size, tx.inverse.load(Relaxed));
+    // SYNC: ring-space. As in `Producer::refresh`.
+    let (cursor, flags) = Cursor::from_word(own.consumer.load(Acquire));
+    let unread = cursor.distance(here.cursor, size).ok()?;
+    let consumed = before - u64::from(unread);
+    let known = tx.consumed.load(Acquire);
+    if flags & (cdc::flag::CLOSED | cdc::flag::ABORT | cdc::flag::DONE_WRITING) != 0
+        || consumed < known
+        || size - unread < n
+        || unread != 0 && !lives(&sock)
+    {
+        return None;
+    }
+    if consumed != known {
+        tx.consumed.fetch_max(consumed, Release);
+    }
+    iov.copy_to_ring(skip, sock.peer_ring(), span(here.cursor, n, size), false);
+    let after = before + u64::from(n);
+    // Else a signal handler has sent while we copied, and has left its mark.
+    if tx
+        .produced
+        .compare_exchange(before, after, AcqRel, Acquire)
+        .is_err()
+    {
+        tx.produced.fetch_and(!tx::INTERRUPTED, AcqRel);
+        return None;
+    }
+    // SYNC: ring-data. As in `Producer::publish`.
+    let published = here.cursor.advance(n, size).word(0);
+    peer.producer.store(published, Release);
+    sock.row().smc_tx.count(n);
+    tx.stalled.store(0, Relaxed);
+    tx::wake_watchers(&sock);
+    tx::left_frozen(sock, slot);
+    Some(n as usize)
+}
+
+/// Whether the peer need not be looked after: it was lately.
+#[inline]
+fn lives(conn: &Conn) -> bool {
+    let since = clock::ticks().wrapping_sub(conn.tx.looked.load(Relaxed));
+    since < clock::per_us() * (tx::LOOK_NS / 1000)
+}
