@@ -57,20 +57,26 @@ pub fn text(s: &Stats) -> String {
     page.0
 }
 
+/// A counter only ever grows: connections that may yet be accelerated are no part of it.
+fn ended_plain(c: &Counts) -> u64 {
+    c.plain.saturating_sub(c.plain_now)
+}
+
 fn counters(page: &mut Page, c: &Counts) {
     page.metric(
         "smclo_connections_total",
         "counter",
-        "Connections by outcome.",
+        "Connections that were accelerated, and that ended without.",
         &[
             (&[("outcome", "accelerated")], c.accelerated),
-            (&[("outcome", "plain")], c.plain),
+            (&[("outcome", "plain")], ended_plain(c)),
         ],
     );
     let name = "smclo_fallbacks_total";
-    page.family(name, "counter", "Connections on TCP, by reason.");
+    page.family(name, "counter", "Connections that ended on TCP, by reason.");
     for (reason, count) in &c.fallbacks {
-        page.sample(name, &[("reason", reason)], *count);
+        let now = c.fallbacks_now.get(reason).copied().unwrap_or(0);
+        page.sample(name, &[("reason", reason)], count.saturating_sub(now));
     }
     page.metric(
         "smclo_bytes_total",
@@ -134,10 +140,21 @@ fn counters(page: &mut Page, c: &Counts) {
 }
 
 fn gauges(page: &mut Page, s: &Stats) {
+    page.metric(
+        "smclo_other_versions_total",
+        "counter",
+        "Sessions refused because the program has another version of the library.",
+        &[(&[], s.other_versions)],
+    );
+    let name = "smclo_tcp_connections";
+    page.family(name, "gauge", "Connections that are on TCP now, by reason.");
+    for (reason, count) in &s.counts.fallbacks_now {
+        page.sample(name, &[("reason", reason)], *count);
+    }
     for (name, help, value) in [
         (
             "smclo_connections",
-            "Connections that exist.",
+            "Connections that exist now.",
             s.counts.connections,
         ),
         ("smclo_dmbs", "DMBs of the device.", s.dmbs),
@@ -161,7 +178,7 @@ fn users(page: &mut Page, users: &[UserStats]) {
         let uid = u.uid.to_string();
         for (outcome, value) in [
             ("accelerated", u.counts.accelerated),
-            ("plain", u.counts.plain),
+            ("plain", ended_plain(&u.counts)),
         ] {
             page.sample(name, &[("uid", &uid), ("outcome", outcome)], value);
         }

@@ -95,6 +95,9 @@ pub struct Counts {
     pub reverts: u64,
     /// Why connections are, or ended, on TCP.
     pub fallbacks: BTreeMap<String, u64>,
+    /// Those of `plain` and `fallbacks` that exist now.
+    pub plain_now: u64,
+    pub fallbacks_now: BTreeMap<String, u64>,
     pub sent_sizes: Sizes,
     pub received_sizes: Sizes,
     pub ring_full: u64,

@@ -39,10 +39,20 @@ pub struct Sums {
     pub plain: u64,
     /// Connections on TCP by reason.
     pub reasons: BTreeMap<u32, u64>,
+    /// Those of `plain` and `reasons` that live, and so may become something else.
+    pub plain_now: u64,
+    pub reasons_now: BTreeMap<u32, u64>,
 }
 
 /// Bound on distinct reasons, which come from the clients.
 const MAX_REASONS: usize = 256;
+
+fn add_to(reasons: &mut BTreeMap<u32, u64>, reason: u32, count: u64) {
+    if reasons.len() < MAX_REASONS || reasons.contains_key(&reason) {
+        let mine = reasons.entry(reason).or_default();
+        *mine = mine.saturating_add(count);
+    }
+}
 
 impl Sums {
     /// The totals in a table, without the reasons.
@@ -62,7 +72,7 @@ impl Sums {
             full: get(&t.full),
             accelerated: get(&t.accelerated),
             plain: get(&t.plain),
-            reasons: BTreeMap::new(),
+            ..Sums::default()
         }
     }
 
@@ -104,6 +114,10 @@ impl Sums {
         for (reason, count) in other.reasons {
             self.count_reason(reason, count);
         }
+        self.plain_now = self.plain_now.saturating_add(other.plain_now);
+        for (reason, count) in other.reasons_now {
+            add_to(&mut self.reasons_now, reason, count);
+        }
     }
 
     /// What has come on top of `base`.
@@ -121,10 +135,7 @@ impl Sums {
     }
 
     pub fn count_reason(&mut self, reason: u32, count: u64) {
-        if self.reasons.len() < MAX_REASONS || self.reasons.contains_key(&reason) {
-            let mine = self.reasons.entry(reason).or_default();
-            *mine = mine.saturating_add(count);
-        }
+        add_to(&mut self.reasons, reason, count);
     }
 
     pub fn add_row(&mut self, row: &RowCopy) {
@@ -144,10 +155,12 @@ impl Sums {
             full: row.full,
             accelerated: (on_ring || row.upgrades != 0).into(),
             plain: (on_tcp && row.upgrades == 0).into(),
-            reasons: BTreeMap::new(),
+            plain_now: (on_tcp && row.upgrades == 0).into(),
+            ..Sums::default()
         });
         if on_tcp && row.reason != 0 {
             self.count_reason(row.reason, 1);
+            add_to(&mut self.reasons_now, row.reason, 1);
         }
     }
 }

@@ -41,10 +41,13 @@ pub(super) fn living(table: &Table) -> u64 {
 }
 
 pub(super) fn counts(sums: &Sums, connections: u64) -> Counts {
-    let mut fallbacks = BTreeMap::new();
-    for (code, count) in &sums.reasons {
-        *fallbacks.entry(reason_name(*code)).or_default() += *count;
-    }
+    let named = |reasons: &BTreeMap<u32, u64>| {
+        let mut named = BTreeMap::new();
+        for (code, count) in reasons {
+            *named.entry(reason_name(*code)).or_default() += *count;
+        }
+        named
+    };
     Counts {
         smc_bytes: sums.smc_bytes(),
         tcp_bytes: sums.tcp_bytes(),
@@ -56,7 +59,9 @@ pub(super) fn counts(sums: &Sums, connections: u64) -> Counts {
         plain: sums.plain,
         upgrades: sums.upgrades,
         reverts: sums.reverts,
-        fallbacks,
+        fallbacks: named(&sums.reasons),
+        plain_now: sums.plain_now,
+        fallbacks_now: named(&sums.reasons_now),
         sent_sizes: sums.smc_tx.sizes,
         received_sizes: sums.smc_rx.sizes,
         ring_full: sums.full,
