@@ -135,3 +135,11 @@ pub fn possible() -> bool {
     }
     root
 }
+
+/// Whether this kernel lets us boot a systemd in namespaces of our own.
+pub fn can_boot() -> bool {
+    let filesystems = std::fs::read_to_string("/proc/filesystems");
+    filesystems.is_ok_and(|f| f.contains("cgroup2"))
+        && possible()
+        && std::path::Path::new("/lib/systemd/systemd").exists()
+}

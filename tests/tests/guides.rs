@@ -121,7 +121,8 @@ fn clean_root() -> &'static PathBuf {
     })
 }
 
-const GUIDES: [&str; 7] = [
+const GUIDES: [&str; 8] = [
+    "operating",
     "redis",
     "nginx",
     "postgresql",
@@ -144,6 +145,12 @@ fn packages_are_named() {
 /// over SMC.
 #[track_caller]
 fn follow(page: &str, user: Option<&str>) {
+    follow_in(page, user, false);
+}
+
+/// Where `booted`, under a systemd that has booted there.
+#[track_caller]
+fn follow_in(page: &str, user: Option<&str>, booted: bool) {
     if !netns::possible() || plain_only() {
         return;
     }
@@ -176,9 +183,12 @@ fn follow(page: &str, user: Option<&str>) {
         .arg(package::build())
         .args(["bash", "/given/script"])
         .env("BOX_DIR", lab.dir().join("work"))
-        .limit(Duration::from_secs(120));
+        .limit(Duration::from_secs(240));
     if let Some(user) = user {
         run = run.env("BOX_USER", user);
+    }
+    if booted {
+        run = run.env("BOX_SYSTEMD", "yes");
     }
     if full() {
         run = run.env("BOX_ROOT", clean_root());
@@ -238,6 +248,13 @@ fn sidecar() {
 #[test]
 fn containers() {
     follow("docs/guides/containers.md", None);
+}
+
+#[test]
+fn operating() {
+    if netns::can_boot() {
+        follow_in("docs/guides/operating.md", None, true);
+    }
 }
 
 /// The picture shows the numbers of the table.

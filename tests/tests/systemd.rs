@@ -4,15 +4,9 @@ use std::fs;
 use std::time::Duration;
 use tests::{Lab, artefacts, ccase, netns, package, plain_only};
 
-/// Whether this kernel lets us boot one in namespaces of our own.
-fn possible() -> bool {
-    let has_cgroups = fs::read_to_string("/proc/filesystems").is_ok_and(|f| f.contains("cgroup2"));
-    netns::possible() && has_cgroups && fs::exists("/lib/systemd/systemd").is_ok_and(|is| is)
-}
-
 #[test]
 fn booted() {
-    if !possible() || plain_only() {
+    if !netns::can_boot() || plain_only() {
         return;
     }
     let lab = Lab::without_daemon();
