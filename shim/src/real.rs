@@ -51,6 +51,17 @@ pub fn init() {
     }
 }
 
+unsafe extern "C" {
+    fn pthread_testcancel();
+}
+
+/// What a call of libc's that is a point of cancellation does first. Only from frames without
+/// destructors.
+pub fn cancellation_point() {
+    // SAFETY: it has no requirements; of the frames that it may unwind see the module doc.
+    unsafe { pthread_testcancel() }
+}
+
 fn resolve(slot: &AtomicPtr<c_void>, name: &CStr) {
     // SAFETY: the name is a C string; dlsym has no other requirement.
     let next = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };

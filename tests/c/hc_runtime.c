@@ -320,6 +320,79 @@ static void hc_105_cancelled(void)
     R(recv(p.server, b, 16, MSG_DONTWAIT));
 }
 
+struct ready {
+    struct pair p;
+    int call, ep;
+};
+
+/* One call that need not wait, by a thread that was cancelled before. */
+static void *cancelled_before(void *arg)
+{
+    struct ready *a = arg;
+    int s = a->p.server, pipes[2];
+    char b[16] = "";
+    struct iovec iov = {b, sizeof b};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+    struct mmsghdr mm = {.msg_hdr = m};
+    struct epoll_event e;
+    struct pollfd f = {s, POLLIN, 0};
+    fd_set r;
+    FD_ZERO(&r);
+    FD_SET(s, &r);
+    MUST(pipe(pipes));
+    pthread_cancel(pthread_self());
+    switch (a->call) {
+    case 0: read(s, b, 16); break;
+    case 1: readv(s, &iov, 1); break;
+    case 2: recv(s, b, 16, 0); break;
+    case 3: recvfrom(s, b, 16, MSG_DONTWAIT, NULL, NULL); break;
+    case 4: recvmsg(s, &m, 0); break;
+    case 5: recvmmsg(s, &mm, 1, 0, NULL); break;
+    case 6: write(s, b, 16); break;
+    case 7: writev(s, &iov, 1); break;
+    case 8: send(s, b, 16, 0); break;
+    case 9: sendto(s, b, 16, MSG_DONTWAIT, NULL, 0); break;
+    case 10: sendmsg(s, &m, 0); break;
+    case 11: sendmmsg(s, &mm, 1, 0); break;
+    case 12: poll(&f, 1, -1); break;
+    case 13: ppoll(&f, 1, NULL, NULL); break;
+    case 14: select(s + 1, &r, NULL, NULL, NULL); break;
+    case 15: pselect(s + 1, &r, NULL, NULL, NULL, NULL); break;
+    case 16: epoll_wait(a->ep, &e, 1, -1); break;
+    case 17: epoll_pwait(a->ep, &e, 1, 0, NULL); break;
+    case 18: splice(s, NULL, pipes[1], NULL, 16, 0); break;
+    case 19: fcntl(s, F_GETFL); break;
+    case 20: shutdown(s, SHUT_RD + 9); break;
+    case 21: accept(s, NULL, NULL); break;
+    case 22: close(s); break;
+    }
+    return NULL;
+}
+
+/* A cancellation that is pending ends also a call that would not wait, before it does anything. */
+static void hc_105_cancelled_before(void)
+{
+    for (int call = 0; call < 23; call++) {
+        struct ready a = {.p = warm_pair(), .call = call, .ep = MUST(epoll_create1(0))};
+        struct epoll_event e = {.events = EPOLLIN};
+        MUST(epoll_ctl(a.ep, EPOLL_CTL_ADD, a.p.server, &e));
+        R(send(a.p.client, "there", 5, 0));
+        pthread_t t = spawn_thread(cancelled_before, &a);
+        void *result;
+        int n = 0;
+        char b[64];
+        pthread_join(t, &result);
+        trace("%d: %d", call, result == PTHREAD_CANCELED);
+        R(ioctl(a.p.server, FIONREAD, &n));
+        trace("unread %d", n);
+        R(recv(a.p.client, b, 64, MSG_DONTWAIT));
+        R(recv(a.p.server, b, 64, MSG_DONTWAIT));
+        close(a.p.client);
+        close(a.p.server);
+        close(a.ep);
+    }
+}
+
 /* errno is left alone by calls that succeed. */
 static void hc_107_errno(void)
 {
@@ -418,5 +491,6 @@ static void hc_120_resolver(void)
 MAIN({"hc_102_which_handler", hc_102_which_handler}, {"hc_102_every_call", hc_102_every_call},
      {"hc_102_longjmp", hc_102_longjmp}, {"hc_103_handler_storm", hc_103_handler_storm},
      {"hc_104_small_stacks", hc_104_small_stacks}, {"hc_105_cancelled", hc_105_cancelled},
+     {"hc_105_cancelled_before", hc_105_cancelled_before},
      {"hc_107_errno", hc_107_errno}, {"hc_119_switched_stacks", hc_119_switched_stacks},
      {"hc_120_resolver", hc_120_resolver})

@@ -244,6 +244,7 @@ cases! { hc_runtime:
     hc_103_handler_storm Fast,
     hc_104_small_stacks Fast,
     hc_105_cancelled Fast,
+    hc_105_cancelled_before Fast,
     hc_107_errno Fast,
     hc_119_switched_stacks Fast,
     hc_120_resolver Fast,

@@ -29,7 +29,10 @@ hook! {
     ) -> c_int {
         match fds::get(epfd) {
             0 => real::epoll_wait(epfd, events, max, timeout),
-            entry => calls::epoll::wait(entry, epfd, events, max, timeout),
+            entry => {
+                real::cancellation_point();
+                calls::epoll::wait(entry, epfd, events, max, timeout)
+            }
         }
     }
 
@@ -42,7 +45,10 @@ hook! {
     ) -> c_int {
         match fds::get(epfd) {
             0 => real::epoll_pwait(epfd, events, max, timeout, mask),
-            entry => calls::epoll::pwait(entry, epfd, events, max, timeout, mask),
+            entry => {
+                real::cancellation_point();
+                calls::epoll::pwait(entry, epfd, events, max, timeout, mask)
+            }
         }
     }
 
@@ -55,7 +61,10 @@ hook! {
     ) -> c_int {
         match fds::get(epfd) {
             0 => real::epoll_pwait2(epfd, events, max, timeout, mask),
-            entry => calls::epoll::pwait2(entry, epfd, events, max, timeout, mask),
+            entry => {
+                real::cancellation_point();
+                calls::epoll::pwait2(entry, epfd, events, max, timeout, mask)
+            }
         }
     }
 }

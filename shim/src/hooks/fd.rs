@@ -5,7 +5,7 @@ use libc::{c_int, c_uint, c_ulong};
 use crate::{calls, fds, real};
 
 hook! {
-    fd(fd) fn close(fd: c_int) -> c_int;
+    point(fd) fn close(fd: c_int) -> c_int;
     own fn __close(fd: c_int) -> c_int {
         close(fd)
     }

@@ -30,6 +30,7 @@ hook! {
         if e_in | e_out == 0 {
             return real::splice(input, off_in, output, off_out, len, flags);
         }
+        real::cancellation_point();
         calls::file::splice(e_in, e_out, input, off_in, output, off_out, len, flags)
     }
 
@@ -38,8 +39,9 @@ hook! {
         if e_in | e_out == 0 {
             return real::tee(input, output, len, flags);
         }
+        real::cancellation_point();
         calls::file::tee(e_in, e_out, input, output, len, flags)
     }
 
-    fd(file) fn vmsplice(fd: c_int, iov: *const iovec, count: size_t, flags: c_uint) -> ssize_t;
+    point(file) fn vmsplice(fd: c_int, iov: *const iovec, count: size_t, flags: c_uint) -> ssize_t;
 }

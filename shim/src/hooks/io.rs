@@ -5,14 +5,14 @@ use libc::{c_int, c_void, iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use crate::real;
 
 hook! {
-    fd(io) fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t;
-    fd(io) fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t;
-    fd(io) fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t;
-    fd(io) fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t;
-    fd(io) fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t;
-    fd(io) fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t;
+    point(io) fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t;
+    point(io) fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t;
+    point(io) fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t;
+    point(io) fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t;
+    point(io) fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t;
+    point(io) fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t;
 
-    fd(io) fn recvfrom(
+    point(io) fn recvfrom(
         fd: c_int,
         buf: *mut c_void,
         len: size_t,
@@ -21,7 +21,7 @@ hook! {
         addr_len: *mut socklen_t,
     ) -> ssize_t;
 
-    fd(io) fn sendto(
+    point(io) fn sendto(
         fd: c_int,
         buf: *const c_void,
         len: size_t,
@@ -30,7 +30,7 @@ hook! {
         addr_len: socklen_t,
     ) -> ssize_t;
 
-    fd(io) fn preadv2(
+    point(io) fn preadv2(
         fd: c_int,
         iov: *const iovec,
         count: c_int,
@@ -38,7 +38,7 @@ hook! {
         flags: c_int,
     ) -> ssize_t;
 
-    fd(io) fn pwritev2(
+    point(io) fn pwritev2(
         fd: c_int,
         iov: *const iovec,
         count: c_int,

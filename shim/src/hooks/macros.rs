@@ -6,6 +6,8 @@
 /// * `own fn name(..) -> T { body }`: for names that the `libc` crate does not have, and twins.
 /// * `fd(module) fn name(fd, ..) -> T;`: the usual shape: the next definition if the first
 ///   argument has no entry, else `calls::module::name(entry, fd, ..)`.
+/// * `point(module) fn name(fd, ..) -> T;`: likewise, of a point of cancellation: a thread that was
+///   cancelled does not get past it, whether or not the call would have to wait.
 macro_rules! hook {
     () => {};
     (libc fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block $($rest:tt)*) => {
@@ -19,6 +21,19 @@ macro_rules! hook {
             match $crate::fds::get($fd) {
                 0 => $crate::real::$name($fd $(, $arg)*),
                 entry => $crate::calls::$module::$name(entry, $fd $(, $arg)*),
+            }
+        });
+        hook!($($rest)*);
+    };
+    (point($module:ident) fn $name:ident($fd:ident: $fd_ty:ty $(, $arg:ident: $ty:ty)* $(,)?) -> $ret:ty; $($rest:tt)*) => {
+        hook!(@check $name($fd_ty $(, $ty)*) -> $ret);
+        hook!(own fn $name($fd: $fd_ty $(, $arg: $ty)*) -> $ret {
+            match $crate::fds::get($fd) {
+                0 => $crate::real::$name($fd $(, $arg)*),
+                entry => {
+                    $crate::real::cancellation_point();
+                    $crate::calls::$module::$name(entry, $fd $(, $arg)*)
+                }
             }
         });
         hook!($($rest)*);

@@ -11,6 +11,7 @@ fn fits(count: nfds_t, size: size_t) -> bool {
 
 hook! {
     libc fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+        real::cancellation_point();
         calls::poll::poll(fds, count, timeout)
     }
 
@@ -31,6 +32,7 @@ hook! {
         timeout: *const timespec,
         mask: *const sigset_t,
     ) -> c_int {
+        real::cancellation_point();
         calls::poll::ppoll(fds, count, timeout, mask)
     }
 
@@ -54,6 +56,7 @@ hook! {
         except: *mut fd_set,
         timeout: *mut timeval,
     ) -> c_int {
+        real::cancellation_point();
         calls::poll::select(count, read, write, except, timeout)
     }
 
@@ -76,6 +79,7 @@ hook! {
         timeout: *const timespec,
         mask: *const sigset_t,
     ) -> c_int {
+        real::cancellation_point();
         calls::poll::pselect(count, read, write, except, timeout, mask)
     }
 }

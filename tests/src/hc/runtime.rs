@@ -16,7 +16,8 @@ super::rows! {
     104 P1 Same "alternate signal stacks, threads with 16 KiB of stack"
         ["differential::hc_runtime::hc_104_small_stacks" "differential::odd::small_stacks"] "";
     105 P1 Same "cancellation, pthread_exit out of a wait"
-        ["differential::hc_runtime::hc_105_cancelled" "differential::waiting::cancellation"
+        ["differential::hc_runtime::hc_105_cancelled"
+         "differential::hc_runtime::hc_105_cancelled_before" "differential::waiting::cancellation"
          "hooks::cancel"] "";
     106 P0 Same "fork while other threads are in the middle of calls"
         ["differential::odd::fork_among_threads"] "";
