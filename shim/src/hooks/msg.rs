@@ -1,6 +1,6 @@
 //! recvmsg, sendmsg and their many-message forms.
 
-use crate::{calls, fds};
+use crate::{calls, fds, real};
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 
 hook! {
