@@ -79,6 +79,7 @@ cases! { transfer:
 }
 
 cases! { closing:
+    few_bytes_before_reset Any,
     queue_1mb_and_close Any,
     half_close Fast,
     shutdown_read Fast,

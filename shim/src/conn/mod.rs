@@ -101,6 +101,8 @@ pub mod flag {
     pub const PASSED: u32 = 0x8000;
     /// If so, to one receiver only, and nobody else has got hold of it.
     pub const PASSED_ONCE: u32 = 0x1_0000;
+    /// Nagle's rule would hold the program's next send back behind a handshake message.
+    pub const BEHIND_MESSAGE: u32 = 0x2_0000;
 }
 
 /// Send half.

@@ -177,6 +177,9 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
     match sent {
         Ok(n) => {
             sock.count_tcp_sent(n as u64);
+            if sock.has(flag::BEHIND_MESSAGE) && flags & libc::MSG_MORE == 0 {
+                super::handshake::push(sock);
+            }
             Put::Bytes(n)
         }
         Err(libc::EAGAIN) => {

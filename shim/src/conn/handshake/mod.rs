@@ -8,6 +8,7 @@ mod answer;
 mod put;
 mod take;
 
+pub use put::push;
 pub use take::take_locked;
 
 use super::{Conn, Sock, flag, onto_ring, phase, revert, step};

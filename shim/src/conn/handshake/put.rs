@@ -82,13 +82,28 @@ fn put_locked(sock: Sock, slot: &PairSlot) -> bool {
     }
 }
 
+/// The program has sent something behind a message of ours that may not be acknowledged yet. Without that
+/// message it would be on its way, and not lost with a close that resets the connection.
+#[cold]
+pub fn push(sock: Sock) {
+    if sock.clear(flag::BEHIND_MESSAGE)
+        && os::sockopt_int(sock.fd, libc::IPPROTO_TCP, libc::TCP_NODELAY).is_ok_and(|on| on == 0)
+    {
+        // The kernel sends what it holds when the option is set.
+        let _ = os::set_sockopt_int(sock.fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+        let _ = os::set_sockopt_int(sock.fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 0);
+    }
+}
+
 /// Puts a small message onto a stream whose send queue has been consumed: Nagle's rule must not
 /// hold it back for an acknowledgement that the peer delays.
 fn send_whole(sock: Sock, message: &[u8]) -> Result<(), i32> {
     let fd = sock.fd;
-    let unacked = os::ioctl_int(fd, libc::TIOCOUTQ).unwrap_or(1) != 0;
-    let nagle = unacked
-        && os::sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY).is_ok_and(|on| on == 0);
+    let rule = os::sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY).is_ok_and(|on| on == 0);
+    let nagle = rule && os::ioctl_int(fd, libc::TIOCOUTQ).unwrap_or(1) != 0;
+    if rule {
+        sock.set(flag::BEHIND_MESSAGE);
+    }
     if nagle {
         let _ = os::set_sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
     }
