@@ -265,6 +265,41 @@ fn picture() {
     lab.plain(script).arg("--check").finish().ok();
 }
 
+/// Every option of the daemon and every variable that a source names is in the table of settings.
+#[test]
+fn every_knob_is_in_the_table() {
+    let page = artefacts::workspace().join("docs/settings.md");
+    let page = fs::read_to_string(page).expect("the table");
+    let lab = Lab::without_daemon();
+    let help = lab.plain(artefacts::path("smclod")).arg("--help");
+    let help = help.finish().ok();
+    let ends = |c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let mut knobs: BTreeSet<String> = help
+        .lines()
+        .filter_map(|line| line.split_once("--"))
+        .map(|(_, name)| format!("--{}", name.split(ends).next().unwrap_or_default()))
+        .filter(|name| !matches!(name.as_str(), "--help" | "--version"))
+        .collect();
+    assert!(knobs.len() > 10, "{help}");
+    for dir in ["shim/src", "daemon/src", "daemon/src/tool"] {
+        let all = fs::read_dir(artefacts::workspace().join(dir)).expect("sources");
+        for entry in all {
+            let text = fs::read_to_string(entry.expect("an entry").path()).unwrap_or_default();
+            for quoted in text.split('"').filter(|t| t.starts_with("SMC")) {
+                let name = quoted.split(|c| c == '=' || ends(c)).next();
+                let name = name.unwrap_or_default();
+                if name.starts_with("SMC_") || name.starts_with("SMCLO_") {
+                    knobs.insert(name.trim_end_matches('_').into());
+                }
+            }
+        }
+    }
+    assert!(knobs.contains("SMCLO_MODE"), "{knobs:?}");
+    for knob in &knobs {
+        assert!(page.contains(knob.as_str()), "{knob} is not in the table");
+    }
+}
+
 /// What the pages point to is there.
 #[test]
 fn links() {
