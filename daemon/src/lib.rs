@@ -41,4 +41,5 @@ pub mod session;
 pub mod sums;
 pub mod table;
 pub mod tool;
+pub mod userns;
 pub mod witness;

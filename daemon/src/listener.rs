@@ -7,11 +7,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, OFlag, fcntl};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4};
 use nix::sys::socket::{bind, getsockname, getsockopt, listen as start, socket, sockopt};
+use nix::sys::stat::FchmodatFlags::NoFollowSymlink;
+use nix::sys::stat::{Mode, fchmodat};
 use nix::unistd::geteuid;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// `SD_LISTEN_FDS_START`.
@@ -114,7 +116,8 @@ fn lock(path: &Path, wrap: impl Fn(io::Error) -> ListenError) -> Result<Flock<Fi
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC).bits())
+        // Not waiting: where others may write, it may be a FIFO of theirs.
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).bits())
         .open(name)
         .map_err(&wrap)?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
@@ -129,7 +132,9 @@ fn open(path: &Path, uid: u32) -> Result<OwnedFd, Errno> {
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     // Nobody can connect before `listen`, whatever the mode.
     let mode = if uid == 0 { 0o666 } else { 0o600 };
-    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|_| Errno::EACCES)?;
+    // Where others may write, it may have become a link by now.
+    fchmodat(None, path, Mode::from_bits_truncate(mode), NoFollowSymlink)
+        .map_err(|_| Errno::EACCES)?;
     start(&socket, Backlog::new(1024)?)?;
     Ok(socket)
 }

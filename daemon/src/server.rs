@@ -22,6 +22,7 @@ use crate::rendezvous::Rendezvous;
 use crate::ringer::Ringer;
 use crate::session::Session;
 use crate::table::{Family, FamilyKey};
+use crate::userns;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::socket::{MsgFlags, SockFlag, accept4};
@@ -85,6 +86,8 @@ pub struct Server {
     pub(crate) sessions: HashMap<u32, Session>,
     pub(crate) sessions_of: HashMap<u32, u64>,
     max_sessions: u64,
+    /// A uid that may be anybody's: nobody is served under it.
+    stands_for_many: Option<u32>,
     last_session: u32,
     /// Sessions to look at once the current message has been dealt with.
     touched: Vec<u32>,
@@ -173,6 +176,7 @@ impl Server {
             sessions: HashMap::new(),
             sessions_of: HashMap::new(),
             max_sessions: (open_files / FDS_PER_SESSION).max(8),
+            stands_for_many: userns::stands_for_many(),
             last_session: 0,
             touched: Vec::new(),
             counts: Counts::default(),
@@ -267,6 +271,9 @@ impl Server {
         let Ok(session) = Session::new(socket) else {
             return;
         };
+        if self.stands_for_many == Some(session.uid) {
+            return self.reaper.hang_up(session.uid, session.socket);
+        }
         // One user can take half of what there is; the rest is for the others.
         let mine = self.sessions_of.get(&session.uid).copied().unwrap_or(0);
         let mine = mine + self.reaper.owed(session.uid) / FDS_PER_SESSION;

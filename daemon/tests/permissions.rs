@@ -3,11 +3,13 @@
 mod support;
 
 use daemon::listener::{ListenError, listen};
-use nix::unistd::geteuid;
+use nix::sys::stat::Mode;
+use nix::unistd::{geteuid, mkfifo};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 struct Dir(PathBuf);
 
@@ -80,7 +82,41 @@ fn what_is_no_socket_stays() {
     symlink(&victim, dir.at("s.lock")).unwrap();
     assert!(matches!(listen(Some(&path)), Err(ListenError::Path { .. })));
     assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    // Nor does a FIFO in its place make the daemon wait for a reader.
+    fs::remove_file(dir.at("s.lock")).unwrap();
+    mkfifo(&dir.at("s.lock"), Mode::S_IRWXU).unwrap();
+    assert!(matches!(listen(Some(&path)), Err(ListenError::Path { .. })));
     drop(other);
+}
+
+/// Somebody who may write in the directory puts a link in the place of the socket, at any moment: what
+/// it leads to keeps its mode.
+#[test]
+fn a_link_in_place_of_the_new_socket() {
+    let dir = Dir::new("swapped");
+    let (path, victim, link) = (dir.at("s"), dir.at("victim"), dir.at("link"));
+    fs::write(&victim, "precious").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o400)).unwrap();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Relaxed) {
+                let _ = symlink(&victim, &link);
+                // As soon as there is a socket.
+                while !over.load(Relaxed)
+                    && !fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket())
+                {
+                }
+                let _ = fs::rename(&link, &path);
+            }
+        });
+        for _ in 0..2000 {
+            drop(listen(Some(&path)));
+            let _ = fs::remove_file(&path);
+        }
+        over.store(true, Relaxed);
+    });
+    assert_eq!(mode(&victim), 0o400);
 }
 
 #[test]

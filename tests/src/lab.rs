@@ -41,7 +41,14 @@ impl Lab {
     /// As [`Lab::start`], with a policy file of the host, and open to all users.
     #[track_caller]
     pub fn start_for_all(policy: &str) -> Lab {
+        Lab::start_for_all_through(&[], policy)
+    }
+
+    /// As [`Lab::start_for_all`], the daemon through another program that executes it.
+    #[track_caller]
+    pub fn start_for_all_through(prefix: &[&str], policy: &str) -> Lab {
         let mut lab = Lab::without_daemon();
+        lab.prefix = prefix.iter().map(|a| a.to_string()).collect();
         let file = lab.dir().join("host.toml");
         fs::write(&file, policy).expect("a file in the temporary directory");
         lab.args = vec!["--config".into(), file.display().to_string()];
@@ -66,8 +73,9 @@ impl Lab {
 
     /// As [`Lab::start`], the daemon through another program that executes it.
     #[track_caller]
-    pub fn start_through(prefix: &[&str]) -> Lab {
+    pub fn start_through(prefix: &[&str], args: &[&str]) -> Lab {
         let mut lab = Lab::without_daemon();
+        lab.args = args.iter().map(|a| a.to_string()).collect();
         lab.prefix = prefix.iter().map(|a| a.to_string()).collect();
         lab.start_daemon();
         lab

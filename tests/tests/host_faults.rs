@@ -271,7 +271,7 @@ fn wall_clock_jumps() {
     let jumps = ccase::build("clock", &[], "-O1 -shared -fPIC -ldl");
     let both = format!("{}:{}", jumps.display(), artefacts::library().display());
     let preload = format!("LD_PRELOAD={}", jumps.display());
-    let lab = Lab::start_through(&["env", &preload]);
+    let lab = Lab::start_through(&["env", &preload], &[]);
     let says = lab.dir().join("clocks");
     let program = ccase::compile("talk");
     let count = rounds(4, 100);
@@ -324,7 +324,7 @@ fn clocks_that_differ() {
     }
     for who in ["client", "server", "daemon"] {
         let lab = match who {
-            "daemon" => Lab::start_through(&other),
+            "daemon" => Lab::start_through(&other, &[]),
             _ => Lab::start(),
         };
         let dress = |name: &str| {

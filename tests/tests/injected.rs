@@ -225,7 +225,9 @@ fn each_call_of_the_daemon_fails() {
             ran += 1;
             let name = format!("{} error {error}", rule.name);
             let words = format!("INJECT={}", rule.words(*error, -1));
-            let mut lab = Lab::start_through(&["env", &preload, &words]);
+            let metrics = format!("127.0.0.1:{}", net::free_port());
+            let prefix = ["env", &preload, &words];
+            let mut lab = Lab::start_through(&prefix, &["--metrics", &metrics]);
             let daemon = lab.daemon().expect("a daemon").pid();
             let status = format!("/proc/{daemon}/status");
             let filtered = || {
@@ -245,6 +247,8 @@ fn each_call_of_the_daemon_fails() {
                 let server = server.finish();
                 assert_eq!(server.stdout, "end 0\n", "{name}: {server}");
             }
+            // It may be that the daemon cannot take this one.
+            let _asks = std::net::TcpStream::connect(&metrics).expect("a backlog");
             let ticks = process::cpu_ticks(daemon);
             std::thread::sleep(Duration::from_millis(200));
             let used = process::cpu_ticks(daemon) - ticks;

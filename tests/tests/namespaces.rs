@@ -298,7 +298,7 @@ fn daemon_without_rights() {
         return;
     }
     let less = ["setpriv", "--inh-caps=-all", "--bounding-set=-sys_admin"];
-    let (lab, [a, b]) = (Lab::start_through(&less), two());
+    let (lab, [a, b]) = (Lab::start_through(&less, &[]), two());
     let at = "10.91.0.2";
     talk(b.run(serve(&lab)).env("TALK_AT", at), a.run(ask(&lab, at)));
     let stats = lab.settled();

@@ -354,7 +354,7 @@ fn hc_118_nothing_executable() {
         // The setting is one of the process namespace.
         let script = format!("echo 2 > {SETTING} && exec \"$@\"");
         let words = apart("--pid --fork --kill-child --mount-proc", &script);
-        let lab = Lab::start_through(&words);
+        let lab = Lab::start_through(&words, &[]);
         let (share, errors) = talk(&lab, &program, |run| run.through(&words));
         assert!(share > 0.5, "{share} {errors:?}");
         lab.assert_clean();

@@ -52,6 +52,24 @@ fn share_nothing_unless_told() {
     }
 }
 
+/// A daemon in a user namespace that has numbers for some users only: all others look like one user to
+/// it, who must not be taken for one.
+#[test]
+fn users_without_a_number_share_nothing() {
+    if !process::is_root() || plain_only() {
+        return;
+    }
+    let unshare = ["unshare", "--user", "--map-root-user"];
+    let lab = Lab::start_for_all_through(&unshare, "");
+    for (server, client) in [("33", NOBODY), (NOBODY, "33"), ("33", "33")] {
+        let stats = exchange(&lab, server, client);
+        assert_eq!(stats.smc_bytes(), 0, "{server} {client}: {}", stats.raw);
+    }
+    // Who has a number is served.
+    let stats = exchange(&lab, "0", "0");
+    assert!(stats.share_smc(&Stats::zero()) > 0.5, "{}", stats.raw);
+}
+
 #[test]
 fn share_what_the_policy_lets_them() {
     if !process::is_root() || plain_only() {
