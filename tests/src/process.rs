@@ -69,3 +69,11 @@ pub fn fifo(path: &std::path::Path) -> std::fs::File {
     let both = std::fs::File::options().read(true).write(true).open(path);
     both.expect("the pipe just made")
 }
+
+/// Whether the process waits for something at this moment.
+pub fn sleeps(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ")
+        .next()
+        .is_some_and(|rest| rest.starts_with('S'))
+}
