@@ -103,9 +103,9 @@ fn a_link_in_place_of_the_new_socket() {
             while !over.load(Relaxed) {
                 let _ = symlink(&victim, &link);
                 // As soon as there is a socket.
-                while !over.load(Relaxed)
-                    && !fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket())
-                {
+                let there = || fs::symlink_metadata(&path).is_ok_and(|m| m.file_type().is_socket());
+                while !over.load(Relaxed) && !there() {
+                    std::hint::spin_loop();
                 }
                 let _ = fs::rename(&link, &path);
             }
