@@ -54,7 +54,7 @@ impl Lab {
         lab.args = vec!["--config".into(), file.display().to_string()];
         lab.start_daemon();
         // The build may lie where only root can read.
-        fs::copy(artefacts::library(), lab.library()).expect("a copy of the library");
+        fs::copy(artefacts::library(), lab.open_library()).expect("a copy of the library");
         let open = |path: &Path| {
             let all = std::os::unix::fs::PermissionsExt::from_mode(0o777);
             fs::set_permissions(path, all).expect("a path of ours");
@@ -67,7 +67,7 @@ impl Lab {
     }
 
     /// The library in a laboratory for all users.
-    pub fn library(&self) -> PathBuf {
+    pub fn open_library(&self) -> PathBuf {
         self.dir().join("libsmclo.so")
     }
 

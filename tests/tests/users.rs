@@ -18,7 +18,9 @@ fn talk(lab: &Lab) -> PathBuf {
 
 /// As the user: a number or a name.
 fn by(lab: &Lab, user: &str, run: Run) -> Run {
-    let run = run.env("LD_PRELOAD", lab.library()).env("HOME", lab.dir());
+    let run = run
+        .env("LD_PRELOAD", lab.open_library())
+        .env("HOME", lab.dir());
     match user {
         "0" => run,
         _ => run.through(&["setpriv", "--reuid", user, "--clear-groups"]),
@@ -137,7 +139,7 @@ fn root_and_a_service() {
         let config = lab.dir().join("nginx.conf");
         let text = net::nginx_config(lab.dir(), port, 1, "");
         fs::write(&config, text.replace("user root;", "user www-data;")).unwrap();
-        let server = lab.eager("nginx").env("LD_PRELOAD", lab.library());
+        let server = lab.eager("nginx").env("LD_PRELOAD", lab.open_library());
         let server = server.arg("-p").arg(lab.dir()).arg("-c").arg(&config);
         let server = server.arg("-e").arg(lab.dir().join("nginx.err"));
         let server = server.spawn().listening(port);
