@@ -2,7 +2,7 @@
 //! doorbell of a context.
 
 use crate::conn::ready;
-use crate::conn::{Conn, Sock, flag, onto_ring, phase, rx, tx};
+use crate::conn::{Conn, Sock, flag, kept, onto_ring, phase, rx, tx};
 use crate::ctx::{self, Ctx};
 use crate::{clock, config, daemon, errno, lgr, os, real};
 use protocol::shm::sync::fence;
@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering::*};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     In,
+    /// As `In`, for a call that has some of it already, or a splice: urgent data ends it.
+    Rest,
     Out,
 }
 
@@ -110,11 +112,11 @@ fn hint(sock: Sock, want: Want) -> bool {
     };
     match want {
         // The peer may wait for what it left on the ring to be repeated: see `ready::service`.
-        Want::In if sock.tx_ring() && tx::disturbed(&sock) => true,
-        Want::In if sock.rx_ring() => {
+        Want::In | Want::Rest if sock.tx_ring() && tx::disturbed(&sock) => true,
+        Want::In | Want::Rest if sock.rx_ring() => {
             rx::available(&sock) != 0 || sock.has(flag::FIN_SEEN) || rx::carrier_moved(&sock, slot)
         }
-        Want::In => onto_ring::gone(&sock, slot) || rx::available(&sock) != 0,
+        Want::In | Want::Rest => onto_ring::gone(&sock, slot) || rx::available(&sock) != 0,
         Want::Out if sock.tx_ring() => tx::room(&sock) != 0 || tx::disturbed(&sock),
         Want::Out => false,
     }
@@ -247,7 +249,7 @@ fn gather() {
 /// `want`.
 pub fn spin_for(sock: Sock, want: Want) -> bool {
     let ring = match want {
-        Want::In => sock.rx_ring(),
+        Want::In | Want::Rest => sock.rx_ring(),
         Want::Out => sock.tx_ring(),
     };
     let Some(own) = sock.own().filter(|_| ring) else {
@@ -255,13 +257,13 @@ pub fn spin_for(sock: Sock, want: Want) -> bool {
     };
     // What nearly always ends the spin, and costs one load: a receive waits on an empty ring.
     let (word, seen) = match want {
-        Want::In => (&own.producer, rx::consumer(&sock).consumed.cursor.word(0)),
+        Want::In | Want::Rest => (&own.producer, rx::consumer(&sock).consumed.cursor.word(0)),
         Want::Out => (&own.consumer, own.consumer.load(Relaxed)),
     };
     if same_cpu(&sock) || !worth_spinning(&sock.rx.spin) {
         return false;
     }
-    if want == Want::In && one_way(&sock) {
+    if want != Want::Out && one_way(&sock) {
         gather();
     }
     let hit = spin(|turn| word.load(Relaxed) != seen || turn == 0 && hint(sock, want));
@@ -389,6 +391,7 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     }
     let asked = match want {
         Want::In => ready::IN | libc::POLLRDHUP,
+        Want::Rest => ready::IN | libc::POLLRDHUP | libc::POLLPRI,
         Want::Out => ready::OUT,
     };
     let mut fds = [
@@ -430,7 +433,9 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     // SAFETY: `asleep` lives in this frame, and nothing is undone elsewhere.
     let result = unsafe { undone(wake_up, at.cast(), rest) };
     let [tcp, _] = fds;
-    ready::note_gone(sock, tcp.revents);
+    if kept::means(sock) {
+        ready::note_gone(sock, tcp.revents);
+    }
     match result {
         Ok(0) if deadline.is_some_and(|end| clock::now() >= end) => Wake::TimedOut,
         Ok(_) => Wake::Ready,

@@ -4,7 +4,7 @@ use crate::calls::way;
 use crate::conn::phase;
 use crate::fds;
 use crate::pollset;
-use crate::{errno, os, real};
+use crate::{clock, errno, os, real};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
 const NOTHING: pollfd = pollfd {
@@ -139,6 +139,13 @@ const ANSWERS: [i16; 3] = [
     libc::POLLPRI,
 ];
 
+/// Whether select returns for this one.
+fn answered(one: &pollfd) -> bool {
+    let mut pairs = ASKED.iter().zip(ANSWERS);
+    one.revents & libc::POLLNVAL != 0
+        || pairs.any(|(asked, answers)| one.events & asked != 0 && one.revents & answers != 0)
+}
+
 fn word(set: *mut fd_set, fd: usize) -> *mut u64 {
     set.cast::<u64>().wrapping_add(fd / 64)
 }
@@ -232,17 +239,40 @@ unsafe fn select_careful(
         by_kernel = true;
         kernel()
     };
+    let (count, end) = (list.len() as nfds_t, timeout.map(|ns| clock::now() + ns));
     // SAFETY: the list itself.
-    let n = unsafe { polling(at, list.len() as nfds_t, timeout, mask, kernel) };
+    let mut n = unsafe { polling(at, count, timeout, mask, kernel) };
     if n < 0 || by_kernel {
         return n;
+    }
+    while n > 0 && !list.iter().any(answered) {
+        // An end that was not asked for: select sleeps on, and of this one nothing else will come.
+        for one in list.iter_mut().filter(|one| one.revents != 0) {
+            *one = pollfd {
+                fd: !one.fd,
+                revents: 0,
+                ..*one
+            };
+        }
+        let left = end.map(|end| end.saturating_sub(clock::now()));
+        let rest = || {
+            let mask = (!mask.is_null()).then_some(mask);
+            // SAFETY: likewise.
+            let list = unsafe { std::slice::from_raw_parts_mut(at, count as usize) };
+            os::ppoll(list, left, mask).map_or_else(errno::fail, |n| n as c_int)
+        };
+        // SAFETY: likewise.
+        n = unsafe { polling(at, count, left, mask, rest) };
+        if n < 0 {
+            return n;
+        }
     }
     if list.iter().any(|one| one.revents & libc::POLLNVAL != 0) {
         return errno::fail(libc::EBADF);
     }
     let mut found = 0;
     for one in list.iter() {
-        let fd = one.fd as usize;
+        let fd = one.fd.max(!one.fd) as usize;
         for ((set, asked), answers) in sets.iter().zip(ASKED).zip(ANSWERS) {
             if one.events & asked == 0 || set.is_null() {
                 continue;
@@ -283,7 +313,7 @@ pub unsafe fn select(
         }
         Some(_) => return kernel(),
     };
-    let began = crate::clock::now();
+    let began = clock::now();
     let mut in_kernel = false;
     // SAFETY: the caller's own arguments.
     let n = unsafe {
@@ -300,7 +330,7 @@ pub unsafe fn select(
     };
     // SAFETY: null or the program's.
     if let (false, Some(limit), Some(t)) = (in_kernel, limit, unsafe { timeout.as_mut() }) {
-        let left = limit.saturating_sub(crate::clock::now() - began);
+        let left = limit.saturating_sub(clock::now() - began);
         t.tv_sec = (left / 1_000_000_000) as i64;
         t.tv_usec = (left % 1_000_000_000 / 1000) as i64;
     }

@@ -8,6 +8,7 @@ use crate::wait::{self, Wake, Want};
 use crate::{clock, errno, os, signals};
 use libc::{c_int, ssize_t};
 use protocol::reason;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// How a call may wait.
 struct Patience {
@@ -61,7 +62,9 @@ impl Patience {
             Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {
                 return Err(Stop::Interrupted);
             }
-            Wake::Interrupted | Wake::Ready => {}
+            // The kernel begins the call anew, with what holds by now.
+            Wake::Interrupted => self.nonblock |= sock.has(flag::NONBLOCK),
+            Wake::Ready => {}
         }
         self.sock = kept::again(sock).ok_or(Stop::Closed)?;
         Ok(())
@@ -70,7 +73,7 @@ impl Patience {
     /// Waits for the next step of a call that has moved `done` bytes. Gives the call's result when it
     /// is over instead.
     fn more(&mut self, want: Want, done: usize) -> Option<ssize_t> {
-        if want == Want::In {
+        if want != Want::Out {
             ready::service(self.sock);
         }
         let stop = self.wait(want, done).err()?;
@@ -140,7 +143,12 @@ fn receive_steps(
     let peek = wants.flags & libc::MSG_PEEK != 0;
     loop {
         let sock = patience.sock;
-        match rx::once(sock, sink_at(*done), wants.flags) {
+        // The kernel's next receive would go beyond it.
+        if *done > 0 && rx::at_mark(sock) {
+            return Some(*done as ssize_t);
+        }
+        let sink = sink_at(*done);
+        match rx::once(sock, sink, wants.flags) {
             Got::Bytes(0) => return Some(*done as ssize_t),
             Got::Bytes(n) if peek => {
                 let n = match wants.len - n {
@@ -156,14 +164,15 @@ fn receive_steps(
                 if *done >= wants.len || *done >= wants.target && !rx::crosses_over(sock) {
                     return Some(*done as ssize_t);
                 }
-                if rx::at_mark(sock) {
-                    return Some(*done as ssize_t);
-                }
             }
             Got::Empty if *done >= wants.target => return Some(*done as ssize_t),
             Got::Empty if !to_the_end => return None,
             Got::Empty => {
-                if let Some(result) = patience.more(Want::In, *done) {
+                let want = match (*done, sink) {
+                    (0, Sink::Buffers(..) | Sink::Nothing) => Want::In,
+                    _ => Want::Rest,
+                };
+                if let Some(result) = patience.more(want, *done) {
                     return Some(result);
                 }
             }
@@ -285,6 +294,10 @@ fn send_steps(
 
 /// Urgent data and zero-copy are TCP's: the connection goes back before the send.
 pub fn kernel_only(sock: Sock, flags: c_int) -> bool {
+    if sock.owed.load(Relaxed) != 0 {
+        // The error comes first.
+        return false;
+    }
     if flags & (libc::MSG_OOB | libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN) != 0 {
         revert::leave(
             sock,

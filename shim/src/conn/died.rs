@@ -33,7 +33,9 @@ pub fn in_order(conn: &Conn) -> bool {
 
 /// As [`in_order`], for an errno of the kernel's.
 pub fn in_order_after(conn: &Conn, errno: i32) -> bool {
-    matches!(errno, libc::ECONNRESET | libc::EPIPE) && in_order(conn)
+    // After an own shutdown EPIPE says nothing about the peer.
+    let said = errno == libc::ECONNRESET || errno == libc::EPIPE && !conn.has(flag::SHUT_WR);
+    said && in_order(conn)
 }
 
 /// Poll bits of the kernel's as the program is to see them.

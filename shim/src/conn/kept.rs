@@ -92,6 +92,15 @@ pub fn find(conn: &'static Conn) -> Option<Sock> {
     (fd >= 0 && fds::count(conn) == 0).then_some(Sock { fd, conn })
 }
 
+/// Whether the number still means the connection for which a call was begun: what the kernel says of
+/// another is nothing to it.
+pub fn means(sock: Sock) -> bool {
+    match place(sock.conn).load(Acquire) - 1 {
+        kept if kept >= 0 => kept == sock.fd,
+        _ => fds::sock(sock.fd).is_some_and(|now| std::ptr::eq(now.conn, sock.conn)),
+    }
+}
+
 pub fn moved(from: c_int, to: c_int) {
     for place in &KEPT {
         let _ = place.compare_exchange(from + 1, to + 1, AcqRel, Relaxed);

@@ -109,6 +109,18 @@ pub fn ask_kernel(sock: Sock, events: i16) -> i16 {
     died::mask(sock, os::poll_one(sock.fd, events & !IN, 0).unwrap_or(0))
 }
 
+/// Whether TCP has bytes or an end of the stream, SO_RCVLOWAT or not.
+pub fn something_there(sock: Sock) -> bool {
+    os::poll_one(sock.fd, IN | libc::POLLRDHUP, 0) != Ok(0)
+        || os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0)
+}
+
+/// Whether TCP has nothing to give but an error.
+pub fn only_error(sock: Sock) -> bool {
+    os::poll_one(sock.fd, 0, 0).unwrap_or(0) & libc::POLLERR != 0
+        && os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n == 0)
+}
+
 /// What the ring says about readiness: poll bits among IN and OUT.
 pub fn ring_mask(sock: Sock) -> i16 {
     let mut mask = 0;

@@ -3,7 +3,7 @@
 use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, rx, step, tx};
 use crate::{clock, ctx, epoll, fds, os, trace};
 use protocol::reason;
-use protocol::shm::cdc::Place;
+use protocol::shm::cdc::{self, Place};
 use protocol::shm::pair::{Carrier, Direction, GateState, Order, PairSlot};
 use protocol::shm::sync::fence;
 use protocol::stats::Mode;
@@ -81,7 +81,9 @@ pub fn follow_freeze(sock: Sock, direction: Direction) {
     if sock.tx.ring.swap(0, AcqRel) == 0 {
         return;
     }
-    if direction.carrier == Carrier::Frozen {
+    if direction.carrier == Carrier::Frozen && rests_on_ring(sock) {
+        // The word stays: what lies there is the receiver's to take.
+    } else if direction.carrier == Carrier::Frozen {
         let Some(from) = end_taking(sock, direction) else {
             return reset(sock);
         };
@@ -93,6 +95,22 @@ pub fn follow_freeze(sock: Sock, direction: Direction) {
     if sock.tx.repeat.load(Relaxed) != 0 {
         repeat(sock);
     }
+}
+
+/// Whether the receiver of a frozen ring reads nothing any more that comes over TCP: it has shut its socket
+/// for reading, and what were repeated would be answered by a reset. If it is gone altogether, and has left
+/// something unread, that reset is due now.
+fn rests_on_ring(sock: Sock) -> bool {
+    let gone = os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0);
+    if died::killed_with_unread(&sock)
+        && !sock.has(flag::DEAD | flag::SHUT_WR)
+        && super::ready::says_gone(sock, gone)
+    {
+        sock.set(flag::DEAD);
+        sock.owe(libc::ECONNRESET);
+        return true;
+    }
+    tx::peer_flags(&sock) & cdc::flag::CLOSED != 0
 }
 
 /// Tells the receiver of a frozen ring that it comes over TCP from now on, and gives from where. `None`:
@@ -270,17 +288,22 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     true
 }
 
-/// Lets go of those connections of the process that `which` names, by `leave`. Those with bytes on their
-/// rings first: when both ends are here, the sender must not close its ring before the receiver has had
-/// it repeated.
+/// Lets go of those connections of the process that `which` names, by `leave`. Before that, what lies
+/// unread on their rings is repeated over TCP where both ends are here: a sender that has closed its ring
+/// does not do so any more.
 pub fn unread_first(which: impl Fn(Sock) -> bool, mut leave: impl FnMut(Sock)) {
-    for unread in [true, false] {
-        for sock in fds::socks(0, c_int::MAX).filter(|sock| which(*sock)) {
-            if (sock.rx_ring() && rx::available(&sock) != 0) == unread {
-                leave(sock);
+    let all = || fds::socks(0, c_int::MAX).filter(|sock| which(*sock));
+    for sock in all().filter(|sock| sock.rx_ring() && rx::available(sock) != 0) {
+        if let (Some(slot), Some(other)) = (sock.slot(), other_end(sock)) {
+            let held = sock.rx.lock.lock();
+            if close_gate(sock, slot) {
+                freeze(sock, slot);
             }
+            sock.rx.lock.unlock(held);
+            super::ready::service(other);
         }
     }
+    all().for_each(&mut leave);
 }
 
 /// As [`leave`], for all connections of the process.

@@ -422,18 +422,17 @@ fn switching(sock: Sock, slot: &PairSlot) -> Option<Got> {
     Some(Got::Empty)
 }
 
-/// Whether TCP has bytes or an end of the stream. SO_RCVLOWAT is no matter to splice.
-fn something_there(sock: Sock) -> bool {
-    os::poll_one(sock.fd, ready::IN | libc::POLLRDHUP, 0) != Ok(0)
-        || os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0)
-}
-
 /// A plain receive of at most `limit` bytes that does not wait, counted.
 fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
     let result = match sink {
+        // The call has something: it goes not beyond urgent data, and leaves an error to the next.
+        Sink::Buffers(_, 1..) if !ready::something_there(sock) => Err(libc::EAGAIN),
+        Sink::Buffers(_, 1..) if ready::only_error(sock) => return Got::Bytes(0),
         Sink::Buffers(iov, skip) => iov.tcp_recv(sock.fd, skip, limit, flags & !libc::MSG_WAITALL),
         // The flag is about the pipe: on a socket where nothing is, the call would wait.
-        Sink::Descriptor(..) if !something_there(sock) => Err(libc::EAGAIN),
+        Sink::Descriptor(..) if !ready::something_there(sock) && !at_mark(sock) => {
+            Err(libc::EAGAIN)
+        }
         Sink::Descriptor(fd, len) => {
             os::splice(sock.fd, fd, len.min(limit), libc::SPLICE_F_NONBLOCK)
         }
@@ -446,6 +445,10 @@ fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
                 && let Some(error) = sock.take_owed() =>
         {
             Got::Error(error)
+        }
+        // What it sent last came over TCP, and what it left on the ring was not read.
+        Ok(0) if !sock.has(flag::SHUT_RD | flag::DEAD) && died::killed_with_unread(&sock) => {
+            Got::Error(died::reset(sock))
         }
         Ok(n) => {
             if flags & libc::MSG_PEEK == 0 && n != 0 {

@@ -3,7 +3,7 @@
 use super::reg::{self, LISTS, Reg, state};
 use super::set::{self, Set};
 use super::{convert, dormant};
-use crate::conn::{Sock, flag, phase, step};
+use crate::conn::{Sock, flag, phase, rx, step};
 use crate::{errno, os, real};
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
@@ -43,9 +43,12 @@ pub fn ctl(
     }
 }
 
-/// Whether the connection may use a ring, so that its registrations must be ours.
+/// Whether the connection may use a ring, or has something on one yet, so that its registrations must
+/// be ours.
 fn rings(sock: Sock) -> bool {
-    sock.phase() == phase::PAIRED && !sock.has(flag::LEAVE) && sock.step.load(Acquire) != step::OVER
+    sock.phase() == phase::PAIRED
+        && (!sock.has(flag::LEAVE) || rx::available(&sock) != 0)
+        && sock.step.load(Acquire) != step::OVER
 }
 
 /// False: only the kernel sees this registration, and the connection must stay on TCP.

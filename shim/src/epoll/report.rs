@@ -158,11 +158,13 @@ impl Reg {
     pub fn mark(&self, sock: Sock, from_kernel: i16) -> u64 {
         let asked = (self.asked() & 0x3fff) as i16;
         let mut arrived = 0;
-        if asked & IN != 0 {
+        // The kernel wakes for both when anything comes.
+        if asked & (IN | libc::POLLPRI) != 0 {
             // What was taken first: bytes that are taken meanwhile must not be counted twice.
             arrived = sock.rx.taken.load(Acquire);
             arrived += rx::arrived(&sock);
-            if from_kernel & IN != 0 && !ready::message_coming(sock) {
+            let told = from_kernel & IN != 0 || asked & IN == 0;
+            if told && !ready::message_coming(sock) {
                 arrived += os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64;
             }
         }

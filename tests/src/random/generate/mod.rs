@@ -210,8 +210,9 @@ impl Model {
             87 | 88 => self.ask(actor),
             89 | 90 => self.connect(actor),
             91 | 92 => self.fork(actor),
-            93 => self.bad(actor),
-            94 => self.signal(actor),
+            // A bad address takes a receive past a mark of urgent data, on TCP.
+            93 if !self.urgent => self.bad(actor),
+            93 | 94 => self.signal(actor),
             95 => self.pass(actor),
             96 => self.spawn_or_exit(actor),
             97 => self.bulk(),
@@ -231,8 +232,10 @@ impl Model {
         let slot = self.socket(actor);
         let mut bytes = self.size();
         let asleep = self.rests(actor);
+        let mut wakes = false;
         if let Some((conn, side)) = self.peer(actor, slot) {
             let end = &mut self.ends[conn][side];
+            wakes = end.receiver;
             if end.unread + bytes > UNREAD {
                 return;
             }
@@ -257,7 +260,11 @@ impl Model {
             }
             _ => {
                 let flags = self.pick(&[0, 0, DONTWAIT, NOSIGNAL, DONTWAIT | NOSIGNAL]);
-                let how = self.below(8) as i64;
+                // Of two messages a receiver that the first one wakes may find one or both.
+                let how = match self.below(8) as i64 {
+                    5 if wakes => 3,
+                    how => how,
+                };
                 self.push(actor, "send", &[slot, bytes, flags, how]);
             }
         }
