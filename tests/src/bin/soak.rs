@@ -9,7 +9,8 @@ use tests::random::{LEGS, Program, Runner, generate, shrink};
 
 const USAGE: &str =
     "usage: soak [--programs N] [--minutes M] [--seed S] [--jobs J] [--shrink SEC] [--file PROGRAMS]
-  N programs (100000), or for M minutes; from seed S on (the clock's); J at a time (2)
+  N programs (100000), or for M minutes; from seed S on (the clock's); J batches at a time (6 for
+  each processor: most of a program's time is waiting)
   --shrink: so long a program that differs is made shorter (120)
   --file: the programs of a file, each on every leg
   --show N: prints the programs of N seeds";
@@ -33,7 +34,7 @@ fn options() -> Result<Options, String> {
         programs: 100_000,
         minutes: 24 * 60,
         seed: now.map_or(1, |t| t.as_secs()) * 1_000_000,
-        jobs: 2,
+        jobs: 6 * std::thread::available_parallelism().map_or(2, |n| n.get() as u64),
         shrink: 120,
         file: None,
         show: 0,
