@@ -236,6 +236,11 @@ fn each_call_of_the_daemon_fails() {
             };
             lab.daemon().expect("a daemon").signal(libc::SIGUSR2);
             assert!(net::wait_until(Duration::from_secs(20), filtered), "{name}");
+            // Somebody asks at the metrics port, whom it may be unable to take.
+            let asks = std::net::TcpStream::connect(&metrics).expect("a backlog");
+            let sleeps = net::wait_until(Duration::from_secs(10), || process::sleeps(daemon));
+            assert!(sleeps, "{name}: the daemon does not sleep");
+            drop(asks);
             for _ in 0..2 {
                 let port = net::free_port();
                 let server = lab.eager(&program).words(&format!("serve {port} 1"));
@@ -247,8 +252,6 @@ fn each_call_of_the_daemon_fails() {
                 let server = server.finish();
                 assert_eq!(server.stdout, "end 0\n", "{name}: {server}");
             }
-            // Nor does it spin for one who asks there and whom it cannot take.
-            let _asks = std::net::TcpStream::connect(&metrics).expect("a backlog");
             // Who turns round and round is never seen asleep.
             let sleeps = net::wait_until(Duration::from_secs(10), || process::sleeps(daemon));
             let daemon = lab.daemon().expect("a daemon");
