@@ -214,9 +214,10 @@ fn lost(fd: c_int, why: u32) {
     }
 }
 
-/// For those who go to the kernel to wait anyway: once in a second, whether the daemon is still there,
-/// or there is one again. Without this a program whose connections stay as they are, with nothing to
-/// claim, would never be known to a daemon that was started anew.
+/// For those who were woken from a sleep in the kernel: once in a second, whether the daemon is still
+/// there, or there is one again. Without this a program whose connections stay as they are, with nothing to
+/// claim, would never be known to a daemon that was started anew. Who sleeps and finds nothing asks for
+/// nothing.
 #[inline]
 pub fn keep_in_touch() {
     let now = clock::ticks();

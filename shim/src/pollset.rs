@@ -223,7 +223,6 @@ fn sleep(
     limit: Option<u64>,
     mask: Option<*const libc::sigset_t>,
 ) -> Result<(), i32> {
-    daemon::keep_in_touch();
     if let Some(table) = family::table() {
         table.totals.sleeps.fetch_add(1, Relaxed);
     }
@@ -281,5 +280,8 @@ fn sleep(
         result
     };
     // SAFETY: `asleep` and the list live longer than the sleep, and nothing is undone elsewhere.
-    unsafe { wait::undone(wake_up, at.cast(), rest) }.map(drop)
+    if unsafe { wait::undone(wake_up, at.cast(), rest) }? != 0 {
+        daemon::keep_in_touch();
+    }
+    Ok(())
 }

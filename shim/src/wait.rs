@@ -371,7 +371,6 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     if deadline.is_some_and(|end| now >= end) {
         return Wake::TimedOut;
     }
-    daemon::keep_in_touch();
     let mut limit = deadline.map(|end| end - now);
     let mut cap = |ns: u64| limit = Some(limit.map_or(ns, |left| left.min(ns)));
     if want == Want::Out && sock.tx_ring() {
@@ -432,6 +431,9 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     };
     // SAFETY: `asleep` lives in this frame, and nothing is undone elsewhere.
     let result = unsafe { undone(wake_up, at.cast(), rest) };
+    if result.is_ok_and(|n| n != 0) {
+        daemon::keep_in_touch();
+    }
     let [tcp, _] = fds;
     if kept::means(sock) {
         ready::note_gone(sock, tcp.revents);

@@ -356,7 +356,6 @@ fn ask_kernel(
 ) -> Result<bool, i32> {
     set.looked.store(clock::ticks(), Relaxed);
     set.filled.store(0, Relaxed);
-    daemon::keep_in_touch();
     let room = (out.max - out.used) as c_int;
     if room == 0 {
         return Ok(false);
@@ -364,6 +363,9 @@ fn ask_kernel(
     // SAFETY: room for `room` events behind those in use.
     let from = unsafe { out.at.add(out.used) };
     let n = kernel_wait(set.epfd(), from, room, timeout, mask)?;
+    if n != 0 {
+        daemon::keep_in_touch();
+    }
     let mut rung = false;
     for i in 0..n {
         // SAFETY: the kernel has written n events; those kept lie at or before the one read.
