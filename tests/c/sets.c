@@ -231,6 +231,30 @@ static void quiet_ones(void)
     show(ep, 10);
 }
 
-MAIN({"delete_and_add", delete_and_add}, {"delete_dup_and_close", delete_dup_and_close},
+/* Room for one event, and something of the library's own is in the kernel's set before it: when a program was
+   started, the connection has left the ring. */
+static void room_for_one(void)
+{
+    for (int turn = 0; turn < 2; turn++) {
+        struct pair p = warm_pair();
+        int ep = MUST(epoll_create1(EPOLL_CLOEXEC));
+        struct epoll_event e = {0};
+        add(ep, p.server, turn ? EPOLLIN | EPOLLOUT : EPOLLIN | EPOLLRDHUP | EPOLLPRI | EPOLLOUT, 1);
+        add(ep, p.listener, EPOLLIN, 2);
+        R(system("true"));
+        R(epoll_wait(ep, &e, 1, 0));
+        trace("%u: %s", e.data.u32, mask_name(e.events));
+        R(epoll_wait(ep, &e, 1, 0));
+        trace("%u: %s", e.data.u32, mask_name(e.events));
+        show(ep, 0);
+        send_all(p.client, "x", 1);
+        show(ep, 100);
+        close(p.client);
+        close(p.server);
+        close(ep);
+    }
+}
+
+MAIN({"room_for_one", room_for_one}, {"delete_and_add", delete_and_add}, {"delete_dup_and_close", delete_dup_and_close},
      {"delete_under_a_sleeper", delete_under_a_sleeper}, {"delete_and_hand_on", delete_and_hand_on},
      {"quiet_ones", quiet_ones})

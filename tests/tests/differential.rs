@@ -111,6 +111,7 @@ cases! { polling:
 }
 
 cases! { sets:
+    room_for_one Fast,
     delete_and_add Fast,
     delete_dup_and_close Fast,
     delete_under_a_sleeper Fast,

@@ -89,7 +89,7 @@ unsafe fn waiting(
         // The set came to have rings while we slept in the kernel.
         // SAFETY: the kernel has written n events.
         let kept = unsafe { epoll::absorb(set, events, n as usize) };
-        if kept != 0 || timeout == Some(0) {
+        if kept != 0 || timeout == Some(0) && n < max {
             return kept as c_int;
         }
         left = timeout.map(|ns| ns.saturating_sub(clock::now() - began));

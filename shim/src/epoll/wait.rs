@@ -346,6 +346,9 @@ fn kernel_wait(
     }
 }
 
+/// How many answers that hold only events of ours are taken in a row.
+const OURS_AHEAD: usize = 8;
+
 /// epoll_pwait2 on the kernel's set. Events of the program's own descriptors go to the output; our
 /// tags are taken note of. True: the doorbell rang.
 fn ask_kernel(
@@ -362,22 +365,30 @@ fn ask_kernel(
     }
     // SAFETY: room for `room` events behind those in use.
     let from = unsafe { out.at.add(out.used) };
-    let n = kernel_wait(set.epfd(), from, room, timeout, mask)?;
+    let (before, mut rung) = (out.used, false);
+    let mut n = kernel_wait(set.epfd(), from, room, timeout, mask)?;
     if n != 0 {
         daemon::keep_in_touch();
     }
-    let mut rung = false;
-    for i in 0..n {
-        // SAFETY: the kernel has written n events; those kept lie at or before the one read.
-        let event = unsafe { from.add(i).read_unaligned() };
-        match read_tag(event.u64) {
-            Tagged::Program => out.put(event),
-            Tagged::Bell => rung = true,
-            Tagged::Reg(reg) => set.note(reg, event.events),
-            Tagged::Stale => {}
+    let mut more = OURS_AHEAD;
+    loop {
+        for i in 0..n {
+            // SAFETY: the kernel has written n events; those kept lie at or before the one read.
+            let event = unsafe { from.add(i).read_unaligned() };
+            match read_tag(event.u64) {
+                Tagged::Program => out.put(event),
+                Tagged::Bell => rung = true,
+                Tagged::Reg(reg) => set.note(reg, event.events),
+                Tagged::Stale => {}
+            }
         }
+        if out.used != before || n < room as usize || more == 0 {
+            return Ok(rung);
+        }
+        // The program has room for few, and ours took all of it: what is the program's waits behind.
+        more -= 1;
+        n = kernel_wait(set.epfd(), from, room, Some(0), mask).unwrap_or(0);
     }
-    Ok(rung)
 }
 
 /// Takes our tags out of `n` events that the kernel wrote; gives how many are the program's.
