@@ -99,14 +99,21 @@ pub fn message_coming(sock: Sock) -> bool {
 /// Asks the kernel, and takes a handshake message off the stream rather than calling it readable:
 /// there are programs for which a read that gives EAGAIN then is an error.
 pub fn ask_kernel(sock: Sock, events: i16) -> i16 {
+    ask_behind(sock, events).0
+}
+
+/// As [`ask_kernel`]; and whether that is all: false while another thread takes such a message, behind
+/// which there may be bytes.
+pub fn ask_behind(sock: Sock, events: i16) -> (i16, bool) {
     for _ in 0..4 {
         let seen = died::mask(sock, os::poll_one(sock.fd, events, 0).unwrap_or(0));
         if seen & IN == 0 || !message_coming(sock) {
-            return seen;
+            return (seen, true);
         }
         service(sock);
     }
-    died::mask(sock, os::poll_one(sock.fd, events & !IN, 0).unwrap_or(0))
+    let seen = os::poll_one(sock.fd, events & !IN, 0).unwrap_or(0);
+    (died::mask(sock, seen), false)
 }
 
 /// Whether TCP has bytes or an end of the stream, SO_RCVLOWAT or not.

@@ -97,13 +97,15 @@ impl Reg {
         }
         // The bits of poll and epoll agree in value.
         let asked = (events & 0x3fff) as i16;
-        let from_kernel = self.look(sock, asked);
+        let (from_kernel, all) = self.look(sock, asked);
         let mask = ready::combine(sock, asked, from_kernel);
         if asked & OUT != 0 {
             note_room(sock, mask & OUT != 0);
         }
         if mask == 0 {
-            self.quiet.store(stamp, Relaxed);
+            if all {
+                self.quiet.store(stamp, Relaxed);
+            }
             return 0;
         }
         if edge {
@@ -127,31 +129,32 @@ impl Reg {
         mask as u16 as u32
     }
 
-    /// What the kernel says, when it has announced something or an end is to be part of the answer.
-    fn look(&self, sock: Sock, asked: i16) -> i16 {
+    /// What the kernel says, when it has announced something or an end is to be part of the answer; and
+    /// whether that is all (see [`ready::ask_behind`]).
+    fn look(&self, sock: Sock, asked: i16) -> (i16, bool) {
         let edges = self.edges.load(Acquire);
         if self.kernel.load(Acquire) == 0 && !ready::ending(sock) {
-            return 0;
+            return (0, true);
         }
         let poll = || {
             let ask = ready::kernel_events(sock, asked) | libc::POLLRDHUP;
-            ready::ask_kernel(sock, ask)
+            ready::ask_behind(sock, ask)
         };
-        let mut seen = poll();
+        let (mut seen, mut all) = poll();
         if ready::note_gone(sock, seen) {
             // The sending direction goes back to TCP: now the kernel tells of its room.
             ready::service(sock);
             let _ = self.install(sock);
-            seen = poll();
+            (seen, all) = poll();
         }
-        if seen == 0 {
+        if seen == 0 && all {
             self.kernel.store(0, Release);
             if self.edges.load(Acquire) != edges {
                 self.kernel.store(libc::EPOLLIN as u32, Release);
             }
         }
         self.gone.fetch_or((seen & GONE) as u32, AcqRel);
-        seen
+        (seen, all)
     }
 
     /// All that an edge-triggered program is to hear of, as one word.

@@ -52,6 +52,9 @@ fn steps(sock: Sock) {
             if !take::read_message(sock, slot) {
                 return;
             }
+            // A thread that looked meanwhile has left alone what lies behind it on the stream.
+            epoll::ask(sock.conn);
+            epoll::rouse(sock.conn);
             continue;
         }
         let incoming = slot.gate(sock.role().peer());
