@@ -54,8 +54,7 @@ pub static DEVICE: Device = Device {
 
 fn put_eid(words: &[AtomicU64; 4], eid: &Eid) {
     for (word, part) in words.iter().zip(eid.chunks_exact(8)) {
-        let mut raw = [0; 8];
-        raw.copy_from_slice(part);
+        let raw = part.try_into().unwrap_or_default();
         word.store(u64::from_ne_bytes(raw), Relaxed);
     }
 }
@@ -63,7 +62,8 @@ fn put_eid(words: &[AtomicU64; 4], eid: &Eid) {
 fn get_eid(words: &[AtomicU64; 4]) -> Eid {
     let mut eid = [0; 32];
     for (word, part) in words.iter().zip(eid.chunks_exact_mut(8)) {
-        part.copy_from_slice(&word.load(Relaxed).to_ne_bytes());
+        let raw = word.load(Relaxed).to_ne_bytes();
+        part.iter_mut().zip(raw).for_each(|(to, from)| *to = from);
     }
     eid
 }

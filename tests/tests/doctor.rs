@@ -243,6 +243,13 @@ fn limits() {
         Diagnosis::of(command.through(&["prlimit", limit])).obstacle(words, remedy);
         let program = lab.plain("sleep").arg("60").through(&["prlimit", limit]);
         let program = program.spawn();
+        let exe = format!("/proc/{}/exe", program.pid());
+        let begun = || fs::read_link(&exe).is_ok_and(|path| path.ends_with("sleep"));
+        // Until prlimit has become the program, it has no limit.
+        assert!(tests::net::wait_until(
+            std::time::Duration::from_secs(10),
+            begun
+        ));
         doctor(&lab, program.pid().to_string()).obstacle(words, remedy);
     }
 }
