@@ -128,7 +128,7 @@ cases! { waiting:
     woken_by_shutdown Fast,
     two_senders Any,
     two_receivers Fast,
-    two_threads_one_set Any,
+    two_threads_one_set Fast,
     eintr Fast,
     restart Fast,
     handler_uses_sockets Fast,
