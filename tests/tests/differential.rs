@@ -119,6 +119,16 @@ cases! { sets:
     quiet_ones Fast,
 }
 
+cases! { edges:
+    end_behind_own_shutdown Fast,
+    taken_before_the_wait Any,
+    lowat_is_an_edge Fast,
+    closed_in_a_receive Fast,
+    closed_and_held_by_a_child Fast,
+    child_starts_a_program Fast,
+    unread_behind_an_end Fast,
+}
+
 cases! { waiting:
     asleep_in_recv Any,
     asleep_in_waitall Any,

@@ -3,7 +3,6 @@
 use crate::fds::{self, Entry, Meaning};
 use crate::{clock, epoll, errno, iov, real};
 use libc::{c_int, epoll_event, sigset_t, timespec};
-use std::sync::atomic::Ordering::Relaxed;
 
 /// epoll_create: every call comes here.
 pub fn create(size: c_int) -> c_int {
@@ -81,7 +80,7 @@ unsafe fn waiting(
         let (began, ticks) = (clock::now(), clock::ticks());
         let n = kernel();
         if (0..max).contains(&n) {
-            set.drained.store(ticks, Relaxed);
+            errno::keep(|| set.drained(ticks));
         }
         if n <= 0 {
             return n;

@@ -1,9 +1,9 @@
 //! Socket options: nearly all are the kernel's; some can only be carried by TCP.
 
 use crate::calls::inq;
-use crate::conn::{Sock, died, flag, revert};
+use crate::conn::{Sock, died, flag, ready, revert, rx};
 use crate::fds::{self, Entry, Meaning};
-use crate::{epoll, errno, real};
+use crate::{epoll, errno, os, real};
 use libc::{c_int, c_void, socklen_t};
 use protocol::reason;
 use std::sync::atomic::Ordering::AcqRel;
@@ -81,6 +81,15 @@ fn needs_tcp(level: c_int, name: c_int, value: c_int) -> u32 {
     }
 }
 
+/// Whether there are bytes, or the end of the stream, for a receive as SO_RCVLOWAT wants them.
+fn readable(sock: Sock) -> bool {
+    let there = || {
+        os::poll_one(sock.fd, ready::IN, 0).is_ok_and(|seen| seen & ready::IN != 0)
+            && os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0)
+    };
+    rx::available(&sock) != 0 || !ready::message_coming(sock) && (there() || os::fin_came(sock.fd))
+}
+
 /// setsockopt: e = the table's word for the descriptor.
 ///
 /// # Safety
@@ -122,6 +131,13 @@ pub unsafe fn setsockopt(
                 sock.tx.edges.fetch_add(1, AcqRel);
                 epoll::rouse(sock.conn);
             }
+            // And that there are bytes, if there are enough.
+            (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => errno::keep(|| {
+                if readable(sock) {
+                    sock.rx.edges.fetch_add(1, AcqRel);
+                    epoll::rouse(sock.conn);
+                }
+            }),
             _ => {}
         }
     }

@@ -39,10 +39,11 @@ pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
     if fds::drop_conn(sock) != Some(0) {
         return kernel_close();
     }
-    epoll::forget(conn);
     let result = if kept {
+        // The kernel's sets go on reporting it, as long as the call keeps it.
         kernel_close()
     } else {
+        epoll::forget(conn);
         gone(conn, pair, kernel_close)
     };
     if kept {
@@ -54,6 +55,7 @@ pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
 /// Ends the connection here, under a descriptor that the program does not see.
 pub fn end(sock: Sock, kernel_close: impl FnOnce() -> c_int) {
     prepare(sock);
+    epoll::forget(sock.conn);
     gone(sock.conn, sock.conn.pair.load(Relaxed), kernel_close);
 }
 
@@ -132,8 +134,11 @@ fn part(sock: Sock) {
 fn say_closed(sock: Sock) {
     // A program that was given the descriptor may read it yet: the peer repeats it over TCP.
     let escaped = sock.has(flag::LEAVE) && sock.row().reason.load(Relaxed) == reason::ESCAPED;
-    let unread = rx::on_ring(&sock) != 0 && !escaped;
-    if unread {
+    let unread = rx::on_ring(&sock) != 0;
+    if unread && escaped && ended_on_ring(sock) {
+        // Nobody repeats it: unread is what it is, when the last who holds the socket closes it.
+        let _ = os::set_linger(sock.fd, true, 0);
+    } else if unread && !escaped {
         // As the kernel does for a socket that is closed with unread bytes.
         rx::change_flags(&sock, cdc::flag::ABORT, 0);
         let _ = os::set_linger(sock.fd, true, 0);
@@ -144,6 +149,12 @@ fn say_closed(sock: Sock) {
         // The peer has had our FIN already, and may wait for space.
         tx::wake_watchers(&sock);
     }
+}
+
+/// Whether the peer has gone back to TCP by itself, behind what lies on the ring.
+fn ended_on_ring(sock: Sock) -> bool {
+    sock.slot()
+        .is_some_and(|slot| slot.direction(sock.role().peer()).load().carrier == Carrier::Final)
 }
 
 fn leave_group(conn: &Conn) {

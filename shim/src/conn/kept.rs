@@ -3,7 +3,7 @@
 //! descriptor of our own.
 
 use super::{Conn, Sock, close};
-use crate::{ctx, family, fds, os, ownfd, wait};
+use crate::{ctx, epoll, family, fds, os, ownfd, wait};
 use protocol::stats::ROWS;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU16, Ordering::*};
@@ -92,6 +92,14 @@ pub fn find(conn: &'static Conn) -> Option<Sock> {
     (fd >= 0 && fds::count(conn) == 0).then_some(Sock { fd, conn })
 }
 
+/// Connections that are kept so.
+pub fn all() -> impl Iterator<Item = &'static Conn> {
+    let high = family::table().map_or(0, |table| table.high.load(Relaxed) as usize);
+    let kept = (0..).zip(&KEPT).take(high);
+    kept.filter(|(_, fd)| fd.load(Relaxed) != 0)
+        .filter_map(|(index, _)| family::conn(index))
+}
+
 /// Whether the number still means the connection for which a call was begun: what the kernel says of
 /// another is nothing to it.
 pub fn means(sock: Sock) -> bool {
@@ -111,12 +119,15 @@ pub fn moved(from: c_int, to: c_int) {
 pub fn forked() {
     // Only as far as there were connections: a child pays for each page that it looks at.
     let high = family::table().map_or(0, |table| table.high.load(Relaxed) as usize);
-    for (calls, kept) in CALLS.iter().zip(&KEPT).take(high) {
+    for (index, (calls, kept)) in (0..).zip(CALLS.iter().zip(&KEPT)).take(high) {
         if calls.load(Relaxed) != 0 {
             calls.store(0, Relaxed);
             let fd = kept.swap(0, Relaxed) - 1;
             if fd >= 0 {
                 ownfd::close(fd);
+                if let Some(conn) = family::conn(index) {
+                    epoll::forget(conn);
+                }
             }
         }
     }

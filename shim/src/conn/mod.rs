@@ -175,6 +175,8 @@ pub struct Rx {
     pub sent_before: AtomicU64,
     /// Spin budget in clock cycles (see `spin`).
     pub spin: AtomicU32,
+    /// Counts the times that the kernel says anew that there are bytes to read.
+    pub edges: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -447,6 +449,7 @@ impl Conn {
             &self.rx.size,
             &self.rx.frozen,
             &self.rx.spin,
+            &self.rx.edges,
         ] {
             word.store(0, Relaxed);
         }

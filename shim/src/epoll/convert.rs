@@ -3,10 +3,14 @@
 use super::dormant;
 use super::reg::{self, LISTS, Reg, state};
 use super::set::{self, Set};
+use crate::conn::ready::IN;
 use crate::conn::{Conn, Sock, flag};
 use crate::os;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
+
+/// How often a connection puts off its conversion for a wait of the program on the set.
+const TRIES: u32 = 16;
 
 /// Whether some registration of the connection cannot be converted.
 pub fn forbids(conn: &Conn) -> bool {
@@ -55,12 +59,19 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
         // The program may not have been told of these bytes yet. Later, when they are taken.
         return None;
     }
-    // A look at the whole set since the registration has brought all that there was to tell.
+    // A look at the whole set since the registration has brought all that there was to tell then.
     let told = set.drained.load(Relaxed) > reg.armed.load(Relaxed) && !sock.has(flag::NOSPACE);
+    let told = match reg.noted.load(Relaxed) {
+        _ if !edge || !told => false,
+        0 if reg.tries.fetch_add(1, Relaxed) < TRIES && set.curious(reg) => return None,
+        0 => true,
+        // What has come since is news, taken or not.
+        noted => noted == reg.mark(sock, IN),
+    };
     if !set.take_in(reg, conn) {
         return None;
     }
-    if edge && told {
+    if told {
         reg.told(sock);
     }
     reg.state.store(state::OURS, Release);
@@ -97,6 +108,11 @@ pub fn restore(conn: &Conn) {
     }
     let held = LISTS.lock();
     for reg in reg::of(conn) {
+        let set = set::get(reg.set.load(Relaxed));
+        if set.is_some_and(Set::inherited) {
+            // The kernel's set is the parent's, who goes on with the registration as ours.
+            continue;
+        }
         match reg.state.load(Relaxed) {
             state::OURS => {}
             state::DORMANT => {
@@ -113,7 +129,7 @@ pub fn restore(conn: &Conn) {
         // A registration whose descriptor is closed cannot be changed any more; it stays ours.
         if reg.kernel_ctl(libc::EPOLL_CTL_MOD, event).is_ok() {
             reg.state.store(state::KERNEL, Release);
-            if let Some(set) = set::get(reg.set.load(Relaxed)) {
+            if let Some(set) = set {
                 set.dropped(reg, conn, true);
             }
         }

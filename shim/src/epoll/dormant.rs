@@ -8,6 +8,7 @@
 //! It is really deleted as soon as somebody could see it: when the connection or the set goes back to
 //! the kernel, and when its descriptor is closed while the connection lives on.
 
+use super::convert;
 use super::reg::{self, LISTS, Reg, state};
 use super::set::{self, Set};
 use crate::conn::{Conn, Sock};
@@ -78,6 +79,8 @@ pub fn outlived(sock: Sock) {
     LISTS.unlock(held);
     if any {
         set::let_go(sock);
+        // Also when some of the stream is still in memory: of all the rest only the kernel can tell.
+        convert::restore(sock.conn);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Registrations: one descriptor of a connection in one set.
 
 use super::set::{self, Set};
-use crate::conn::{Conn, Sock};
+use crate::conn::{Conn, Sock, kept};
 use crate::lock::Lock;
 use crate::{clock, family, fds, os};
 use protocol::stats::ROWS;
@@ -51,6 +51,11 @@ pub struct Reg {
     pub gone: AtomicU32,
     /// Edge-triggered: mark of what was reported last.
     pub reported: AtomicU64,
+    /// Edge-triggered, before it is converted: mark of the last wait that brought all there was; 0: not
+    /// known.
+    pub noted: AtomicU64,
+    /// Attempts to convert it for which that was missing.
+    pub tries: AtomicU32,
     /// Edge-triggered: stamp of the last look that found nothing to report.
     pub quiet: AtomicU64,
     /// What a look that found nothing went by: while it is the same, so is the answer.
@@ -137,7 +142,14 @@ impl Reg {
             return Some(sock);
         }
         let conn = family::conn(self.conn.load(Relaxed))?;
-        let sock = self.ours(fds::any_fd(conn)?)?;
+        if conn.generation.load(Relaxed) != self.conn_generation.load(Relaxed) {
+            return None;
+        }
+        let Some(fd) = fds::any_fd(conn) else {
+            // A call that waits keeps it.
+            return kept::find(conn);
+        };
+        let sock = self.ours(fd)?;
         self.via.store(sock.fd, Relaxed);
         Some(sock)
     }
@@ -213,6 +225,7 @@ impl Reg {
         self.events.store(event.events, Relaxed);
         self.data.store(event.u64, Relaxed);
         self.reported.store(0, Relaxed);
+        self.noted.store(0, Relaxed);
         self.quiet.store(0, Relaxed);
         self.armed.store(clock::ticks(), Release);
         // What the kernel would say is asked, except where it can have nothing to say.
@@ -244,6 +257,7 @@ pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&
         &reg.urgent,
         &reg.gone,
         &reg.round,
+        &reg.tries,
     ] {
         word.store(0, Relaxed);
     }

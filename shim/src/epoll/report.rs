@@ -32,6 +32,10 @@ fn mix(words: [u64; 4]) -> u64 {
     mixed | 1
 }
 
+fn both(a: u32, b: u32) -> u64 {
+    u64::from(a) << 32 | u64::from(b)
+}
+
 impl Reg {
     /// Events to report now. With `commit`, edges count as reported and one-shots disarm.
     pub fn report(&self, commit: bool) -> u32 {
@@ -59,7 +63,6 @@ impl Reg {
         if !sock.rx_ring() || !sock.tx_ring() {
             return None;
         }
-        let both = |a: u32, b: u32| u64::from(a) << 32 | u64::from(b);
         Some(mix_many([
             // SYNC: ring-data, ring-space. As where a call looks at them.
             own.producer.load(Acquire),
@@ -73,7 +76,7 @@ impl Reg {
             both(sock.flags.load(Relaxed), sock.owed.load(Relaxed)),
             both(self.edges.load(Acquire), self.kernel.load(Acquire)),
             both(
-                sock.tx.edges.load(Relaxed),
+                sock.tx.edges.load(Relaxed) ^ sock.rx.edges.load(Relaxed) << 16,
                 sock.phase() ^ sock.shutdowns.load(Relaxed) << 3,
             ),
         ]))
@@ -166,6 +169,7 @@ impl Reg {
             // What was taken first: bytes that are taken meanwhile must not be counted twice.
             arrived = sock.rx.taken.load(Acquire);
             arrived += rx::arrived(&sock);
+            arrived = arrived.wrapping_add(u64::from(sock.rx.edges.load(Acquire)) << 48);
             let told = from_kernel & IN != 0 || asked & IN == 0;
             if told && !ready::message_coming(sock) {
                 arrived += os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64;
@@ -183,7 +187,11 @@ impl Reg {
             0
         };
         // A reset that the kernel has told of is no news when a call reports it.
-        let ends = u64::from(self.gone.load(Acquire) | gone_by(sock));
+        let mut ends = u64::from(self.gone.load(Acquire) | gone_by(sock));
+        // Behind an own shutdown for reading, poll says the same before and after the peer's.
+        if sock.has(flag::SHUT_RD) && os::fin_came(sock.fd) {
+            ends |= FIN;
+        }
         let own = u64::from(sock.shutdowns.load(Acquire));
         mix([
             arrived,
@@ -201,7 +209,7 @@ impl Reg {
         let state = u64::from(gone_by(sock) | flags | carriers << 16) << 32 | u64::from(own);
         mix([
             sock.rx.taken.load(Acquire) + rx::arrived(&sock),
-            u64::from(sock.tx.edges.load(Acquire)),
+            both(sock.rx.edges.load(Acquire), sock.tx.edges.load(Acquire)),
             u64::from(self.edges.load(Acquire)),
             self.armed.load(Acquire).rotate_left(24) ^ state,
         ])
@@ -212,6 +220,9 @@ impl Reg {
         self.reported.store(self.mark(sock, 0), Release);
     }
 }
+
+/// In [`Reg::mark`], beside the bits of poll: the peer's FIN has come.
+const FIN: u64 = 1 << 31;
 
 /// What this side knows of the end of the connection without the kernel. A reset stays one when it has
 /// been reported.

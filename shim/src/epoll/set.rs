@@ -3,7 +3,8 @@
 use super::active::Active;
 use super::reg::{self, LISTS, Reg};
 use super::{convert, dormant};
-use crate::conn::{Conn, Sock, revert};
+use crate::conn::ready::IN;
+use crate::conn::{Conn, Sock, kept, revert};
 use crate::ctx::{self, Ctx};
 use crate::{clock, family, fds, os, ownfd};
 use protocol::reason;
@@ -17,6 +18,9 @@ pub const MAX: usize = 4096;
 /// set, or used by several processes.
 const INHERITED: u32 = 1;
 const KERNEL_ONLY: u32 = 2;
+
+/// Registrations of a set that are converted at a time.
+const CURIOUS: usize = 8;
 
 pub struct Set {
     /// Descriptors of this process for it; 0: entry free.
@@ -45,6 +49,9 @@ pub struct Set {
     pub looked: AtomicU64,
     /// Clock before the last wait that brought all that the kernel had to tell.
     pub drained: AtomicU64,
+    /// Edge-triggered registrations, index + 1, that are about to be converted: after each such wait
+    /// it is noted how much they have been told of.
+    curious: [AtomicU32; CURIOUS],
     pub spin: AtomicU32,
     /// Spins that have hit and are not counted in the totals yet; approximate when threads share the set.
     pub hits: AtomicU64,
@@ -68,6 +75,7 @@ static SETS: [Set; MAX] = [const {
         handed: AtomicU32::new(0),
         looked: AtomicU64::new(0),
         drained: AtomicU64::new(0),
+        curious: [const { AtomicU32::new(0) }; CURIOUS],
         spin: AtomicU32::new(0),
         hits: AtomicU64::new(0),
         lively: AtomicU32::new(0),
@@ -186,9 +194,10 @@ pub fn set_closed(index: u32, fd: c_int) {
         return;
     }
     let held = LISTS.lock();
-    for sock in fds::socks(0, c_int::MAX) {
-        while let Some(reg) = reg::find_in(set, sock.conn) {
-            reg::remove(sock.conn, reg);
+    let open = fds::socks(0, c_int::MAX).map(|sock| sock.conn);
+    for conn in open.chain(kept::all()) {
+        while let Some(reg) = reg::find_in(set, conn) {
+            reg::remove(conn, reg);
         }
     }
     LISTS.unlock(held);
@@ -317,6 +326,38 @@ impl Set {
             let mut none = libc::epoll_event { events: 0, u64: 0 };
             let _ = os::epoll_ctl(self.epfd(), libc::EPOLL_CTL_DEL, bell, &mut none);
         }
+    }
+
+    /// Asks for a note of what a registration is told of. False: there are too many. The caller holds
+    /// [`LISTS`].
+    pub fn curious(&self, reg: &Reg) -> bool {
+        let me = reg.index() + 1;
+        let known = self.curious.iter().any(|at| at.load(Relaxed) == me);
+        let free = || self.curious.iter().find(|at| at.load(Relaxed) == 0);
+        known || free().map(|at| at.store(me, Relaxed)).is_some()
+    }
+
+    /// A wait, begun at `ticks`, has brought all that the kernel had to tell.
+    pub fn drained(&self, ticks: u64) {
+        self.drained.store(ticks, Relaxed);
+        if self.curious.iter().all(|at| at.load(Relaxed) == 0) {
+            return;
+        }
+        let held = LISTS.lock();
+        for at in &self.curious {
+            let Some(reg) = reg::get(at.load(Relaxed).wrapping_sub(1)) else {
+                continue;
+            };
+            let waits = reg.state.load(Relaxed) == reg::state::KERNEL
+                && reg.set.load(Relaxed) == self.index();
+            match reg.sock().filter(|_| waits) {
+                Some(sock) => {
+                    reg.noted.store(reg.mark(sock, IN), Relaxed);
+                }
+                None => at.store(0, Relaxed),
+            }
+        }
+        LISTS.unlock(held);
     }
 
     /// The set's context, once a registration is converted.

@@ -357,7 +357,8 @@ fn ask_kernel(
     timeout: Option<u64>,
     mask: *const libc::sigset_t,
 ) -> Result<bool, i32> {
-    set.looked.store(clock::ticks(), Relaxed);
+    let began = clock::ticks();
+    set.looked.store(began, Relaxed);
     set.filled.store(0, Relaxed);
     let room = (out.max - out.used) as c_int;
     if room == 0 {
@@ -383,6 +384,9 @@ fn ask_kernel(
             }
         }
         if out.used != before || n < room as usize || more == 0 {
+            if n < room as usize {
+                set.drained(began);
+            }
             return Ok(rung);
         }
         // The program has room for few, and ours took all of it: what is the program's waits behind.

@@ -91,6 +91,21 @@ pub struct TcpBytes {
     pub unsent: u64,
 }
 
+/// Whether the kernel has had the peer's FIN, or the connection is over, whatever poll says of it.
+pub fn fin_came(fd: c_int) -> bool {
+    const TIME_WAIT: c_int = 6;
+    const CLOSE: c_int = 7;
+    const CLOSE_WAIT: c_int = 8;
+    const LAST_ACK: c_int = 9;
+    const CLOSING: c_int = 11;
+    // Of struct tcp_info only the first byte, the state, is asked for.
+    let state = sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_INFO).map(|word| word & 0xff);
+    matches!(
+        state,
+        Ok(TIME_WAIT | CLOSE | CLOSE_WAIT | LAST_ACK | CLOSING)
+    )
+}
+
 pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
     // struct tcp_info of linux/tcp.h: tcpi_state first, tcpi_bytes_acked at 120,
     // tcpi_bytes_received at 128, tcpi_notsent_bytes at 144, tcpi_min_rtt at 148, tcpi_bytes_sent at

@@ -1,0 +1,168 @@
+/* What epoll sets hear of besides bytes, and of connections whose descriptors go before they do. */
+#include "sets.h"
+#include <spawn.h>
+
+enum { ALL = EPOLLIN | EPOLLOUT | EPOLLRDHUP, EDGE = ALL | EPOLLET };
+
+extern char **environ;
+
+/* An own shutdown for reading looks like the peer's end, which is an edge all the same. */
+static void end_behind_own_shutdown(void)
+{
+    struct pair p = warm_pair();
+    int ep = MUST(epoll_create1(0));
+    add(ep, p.server, EDGE, 1);
+    show(ep, 0);
+    R(shutdown(p.server, SHUT_RD));
+    show(ep, 0);
+    show(ep, 0);
+    R(shutdown(p.client, SHUT_WR));
+    show(ep, 1000);
+    show(ep, 20);
+}
+
+/* What was taken between two waits is an edge, if the connection was accelerated meanwhile or not. */
+static void taken_before_the_wait(void)
+{
+    struct pair p = connected();
+    int ep = MUST(epoll_create1(0));
+    char b[16];
+    add(ep, p.server, EDGE, 1);
+    show(ep, 0);
+    for (int i = 0; i < 3; i++) {
+        send_all(p.client, "abc", 3);
+        recv_all(p.server, b, 3);
+        send_all(p.server, "abc", 3);
+        recv_all(p.client, b, 3);
+        show(ep, 0);
+        show(ep, 0);
+        send_all(p.client, "abc", 3);
+        poll_mask(p.server, POLLIN, 1000);
+        show(ep, 0);
+        recv_all(p.server, b, 3);
+        send_all(p.server, "abc", 3);
+        recv_all(p.client, b, 3);
+        show(ep, 0);
+    }
+}
+
+/* SO_RCVLOWAT, as it was, is an edge where there is something to read. */
+static void lowat_is_an_edge(void)
+{
+    struct pair p = warm_pair();
+    int ep = MUST(epoll_create1(0)), one = 1;
+    char b[16];
+    add(ep, p.server, EDGE, 1);
+    show(ep, 0);
+    R(setsockopt(p.server, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one));
+    show(ep, 0);
+    send_all(p.client, "abc", 3);
+    poll_mask(p.server, POLLIN, 1000);
+    show(ep, 1000);
+    show(ep, 0);
+    R(setsockopt(p.server, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one));
+    show(ep, 0);
+    recv_all(p.server, b, 3);
+    R(setsockopt(p.server, SOL_SOCKET, SO_RCVLOWAT, &one, sizeof one));
+    show(ep, 0);
+}
+
+static void *receive(void *arg)
+{
+    char b[16];
+    actor('B');
+    R(recv(*(int *)arg, b, sizeof b, 0));
+    return NULL;
+}
+
+/* The last descriptor is closed while a thread receives from it: its set reports it until then. */
+static void closed_in_a_receive(void)
+{
+    struct pair p = warm_pair();
+    int ep = MUST(epoll_create1(0)), fd = p.server;
+    add(ep, p.server, EPOLLOUT, 1);
+    pthread_t t = spawn_thread(receive, &fd);
+    sleep_ms(50);
+    R(close(p.server));
+    show(ep, 1000);
+    send_all(p.client, "abc", 3);
+    pthread_join(t, NULL);
+    show(ep, 20);
+}
+
+/* A child holds the connection: the parent's set goes on reporting it after the parent's close. */
+static void closed_and_held_by_a_child(void)
+{
+    struct pair p = warm_pair();
+    int way[2];
+    char b;
+    MUST(pipe(way));
+    send_all(p.client, "unread", 6);
+    R(shutdown(p.client, SHUT_WR));
+    poll_mask(p.server, POLLRDHUP, 1000);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        close(way[1]);
+        read(way[0], &b, 1);
+        _exit(0);
+    }
+    int ep = MUST(epoll_create1(EPOLL_CLOEXEC));
+    add(ep, p.server, ALL, 1);
+    R(close(p.server));
+    show(ep, 1000);
+    show(ep, 1000);
+    close(way[1]);
+    MUST(waitpid(child, NULL, 0));
+    show(ep, 20);
+}
+
+/* A child starts a program, which inherits the connection and the set: the parent's set is as it was. */
+static void child_starts_a_program(void)
+{
+    struct pair p = warm_pair();
+    int ep = MUST(epoll_create1(0)), status = -1;
+    char *argv[] = {"true", NULL}, b[16];
+    add(ep, p.server, EPOLLIN, 1);
+    add(ep, p.client, EDGE, 2);
+    show(ep, 0);
+    pid_t child = MUST(fork());
+    if (child == 0) {
+        execv("/bin/true", argv);
+        _exit(9);
+    }
+    MUST(waitpid(child, &status, 0));
+    R(status);
+    show(ep, 0);
+    send_all(p.client, "abc", 3);
+    poll_mask(p.server, POLLIN, 1000);
+    show(ep, 1000);
+    recv_all(p.server, b, 3);
+    show(ep, 0);
+    send_all(p.server, "abc", 3);
+    poll_mask(p.client, POLLIN, 1000);
+    show(ep, 1000);
+    show(ep, 0);
+}
+
+/* A program was started that might read what its peer had ended behind: left unread, it resets. */
+static void unread_behind_an_end(void)
+{
+    struct pair p = warm_pair();
+    pid_t child = -1;
+    char *argv[] = {"true", NULL};
+    signal(SIGPIPE, SIG_IGN);
+    send_all(p.client, "unread", 6);
+    R(shutdown(p.client, SHUT_WR));
+    poll_mask(p.server, POLLRDHUP, 1000);
+    MUST(posix_spawn(&child, "/bin/true", NULL, NULL, argv, environ));
+    MUST(waitpid(child, NULL, 0));
+    R(close(p.server));
+    poll_mask(p.client, POLLERR, 1000);
+    R(write(p.client, "abc", 3));
+    R(write(p.client, "abc", 3));
+}
+
+MAIN({"end_behind_own_shutdown", end_behind_own_shutdown}, {"taken_before_the_wait", taken_before_the_wait},
+     {"lowat_is_an_edge", lowat_is_an_edge}, {"closed_in_a_receive", closed_in_a_receive},
+     {"closed_and_held_by_a_child", closed_and_held_by_a_child},
+     {"child_starts_a_program", child_starts_a_program}, {"unread_behind_an_end", unread_behind_an_end})
