@@ -7,7 +7,7 @@ use protocol::shm::cdc::{Cursor, Place};
 use protocol::shm::consumer_word::ConsumerWord;
 use protocol::shm::pair::Direction;
 use protocol::shm::ring::{Consumer, DmbHeader, Producer};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 fuzz_target!(|input: &[u8]| {
     let Some((start, steps)) = input.split_first_chunk::<10>() else {
@@ -18,12 +18,14 @@ fuzz_target!(|input: &[u8]| {
     let own = DmbHeader::default();
     let mut consumer = Consumer {
         size,
+        base: 0,
         produced: Place::at(start, size),
         consumed: Place::at(start, size),
         confirmed: start,
     };
     let mut producer = Producer {
         size,
+        base: 0,
         produced: Place::at(start, size),
         consumed: Place::at(start, size),
     };
@@ -32,6 +34,7 @@ fuzz_target!(|input: &[u8]| {
         let raw = u64::from_le_bytes(step[1..9].try_into().expect("8 bytes"));
         own.producer.store(raw, Relaxed);
         own.consumer.store(raw, Relaxed);
+        own.base.store((raw >> 24) as u32 & 0x1ffff, Relaxed);
         let before = consumer.produced.position;
         if consumer.refresh(&own).is_ok() {
             assert!(consumer.produced.position >= before);
@@ -54,6 +57,7 @@ fuzz_target!(|input: &[u8]| {
             assert!(producer.consumed.position >= before);
             assert!(producer.consumed.position <= producer.produced.position);
             let n = producer.free().min(u32::from(step[0]));
+            producer.rebase(n, &AtomicU64::new(producer.produced.position));
             let span = producer.span(n);
             assert!(span.at + span.first <= size && span.second <= span.at);
             producer.produced = producer.after(n);

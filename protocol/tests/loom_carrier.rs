@@ -59,6 +59,8 @@ impl Sender {
                 if self.producer.free() == 0 {
                     return false;
                 }
+                let taken = &wire.slot.counts(Client.peer()).taken;
+                self.producer.rebase(1, taken);
                 wire.ring.write(self.producer.span(1), &[byte]);
                 let place = self.producer.after(1);
                 self.producer.publish(&wire.ring.to_receiver, place);
@@ -199,8 +201,15 @@ impl Receiver {
         }
         self.got.extend(wire.ring.read(self.consumer.span(1)));
         self.consumer.consumed = self.consumer.after(1);
+        self.show_taken();
         self.confirm();
         true
+    }
+
+    fn show_taken(&self) {
+        let counts = self.wire.slot.counts(Client.peer());
+        let here = self.consumer.consumed.position;
+        counts.taken.store(here, Ordering::Release);
     }
 
     fn confirm(&self) {
@@ -300,6 +309,7 @@ impl Receiver {
             return false;
         }
         self.consumer.consumed = after;
+        self.show_taken();
         self.got.extend(bytes);
         true
     }
@@ -341,6 +351,7 @@ impl Receiver {
         if self.frozen && self.wire.slot.direction(Client).load().carrier == Carrier::Tcp {
             self.consumer.refresh(&self.wire.ring.to_receiver).unwrap();
             self.consumer.consumed = self.consumer.produced;
+            self.show_taken();
             self.confirm();
             self.frozen = false;
         }

@@ -1,4 +1,4 @@
-//! Model: one producer and one consumer of a small ring, around its end. Every byte once, in order, never torn; space is used again only when it was read.
+//! Model: one producer and one consumer of a small ring, around its end and from its start again. Every byte once, in order, never torn; space is used again only when it was read.
 #![cfg(loom)]
 
 mod model;
@@ -9,6 +9,8 @@ use model::Ring;
 use protocol::shm::cdc::Place;
 use protocol::shm::consumer_word::ConsumerWord;
 use protocol::shm::ring::{Consumer, Producer};
+use protocol::shm::sync::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Sends what fits of `rest`. True: something did.
 fn send(ring: &Ring, producer: &mut Producer, rest: &mut &[u8]) -> bool {
@@ -18,6 +20,7 @@ fn send(ring: &Ring, producer: &mut Producer, rest: &mut &[u8]) -> bool {
         return false;
     }
     let (now, later) = rest.split_at(n as usize);
+    producer.rebase(n, &ring.taken);
     ring.write(producer.span(n), now);
     producer.publish(&ring.to_receiver, producer.after(n));
     *rest = later;
@@ -33,6 +36,8 @@ fn receive(ring: &Ring, consumer: &mut Consumer, word: &ConsumerWord, max: u32, 
     }
     got.extend(ring.read(consumer.span(n)));
     consumer.consumed = consumer.after(n);
+    ring.taken
+        .store(consumer.consumed.position, Ordering::Release);
     word.confirm(
         Some(&ring.to_sender),
         consumer.consumed.cursor,
@@ -40,7 +45,14 @@ fn receive(ring: &Ring, consumer: &mut Consumer, word: &ConsumerWord, max: u32, 
     );
 }
 
-fn pass(size: u32, start: u64, writes: &'static [&'static [u8]], reads: &'static [u32]) {
+/// Tells whether there was an interleaving in which the ring was used from its start again.
+fn pass(
+    size: u32,
+    start: u64,
+    writes: &'static [&'static [u8]],
+    reads: &'static [u32],
+) -> &'static AtomicBool {
+    let rebased: &AtomicBool = Box::leak(Box::default());
     model::explore(3, move || {
         let start = Place::at(start, size);
         let ring = Arc::new(Ring::new(size, start));
@@ -77,7 +89,9 @@ fn pass(size: u32, start: u64, writes: &'static [&'static [u8]], reads: &'static
         assert_eq!(got, writes.concat());
         producer.refresh(&ring.to_sender).unwrap();
         assert_eq!(producer.free(), size);
+        rebased.fetch_or(producer.base != 0, Relaxed);
     });
+    rebased
 }
 
 #[test]
@@ -88,6 +102,12 @@ fn byte_by_byte() {
 #[test]
 fn longer_than_the_ring() {
     pass(3, 1, &[b"abc", b"de", b"fg"], &[2, 2, 3]);
+}
+
+#[test]
+fn from_the_start_again() {
+    let writes: &[&[u8]] = &[b"a", b"bc", b"d", b"ef"];
+    assert!(pass(4, 1, writes, &[2, 1, 2]).load(Relaxed));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a busy and an idle accelerated server ask of the kernel, as strace counts it.
+//! What a busy and an idle accelerated server ask of the kernel, as strace counts it, and of memory.
 
 use std::time::Duration;
 use tests::{Lab, Running, net, plain_only};
@@ -101,6 +101,55 @@ fn busy_redis() {
         total(&calls) * 50 < requests,
         "{requests} requests, {calls:?}"
     );
+}
+
+/// KiB of a process's arenas that it has touched.
+fn arenas_touched(pid: u32) -> u64 {
+    let smaps = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut of_arena = false;
+    let mut sum = 0;
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some("Rss:") if of_arena => sum += words.next().unwrap().parse::<u64>().unwrap(),
+            // The line that begins a mapping starts with its addresses.
+            Some(word) if !word.ends_with(':') => of_arena = line.contains("smclo-arena"),
+            _ => {}
+        }
+    }
+    sum
+}
+
+/// Requests that are answered before the next one comes need a few pages of a ring, however many they are.
+#[test]
+fn small_messages_stay_at_the_start_of_the_ring() {
+    if plain_only() {
+        return;
+    }
+    const CLIENTS: u64 = 20;
+    let lab = Lab::start();
+    let port = net::free_port();
+    let server = redis(&lab, true, port);
+    let load = lab
+        .eager("redis-benchmark")
+        .words(&format!(
+            "-p {port} -t set -d 100 -c {CLIENTS} -n 100000000"
+        ))
+        .limit(Duration::from_secs(100))
+        .spawn();
+    // Each of them has gone several times around a ring of 256 KiB then.
+    let enough = || commands(&lab, port) > CLIENTS * 8000;
+    assert!(net::wait_until(Duration::from_secs(90), enough));
+    let rows = lab.sockets();
+    let of_server = rows
+        .iter()
+        .filter(|r| r.number("pid") == u64::from(server.pid()));
+    assert!(of_server.filter(|r| r.is_smcd()).count() as u64 >= CLIENTS);
+    let touched = arenas_touched(server.pid());
+    load.stop();
+    server.stop();
+    assert!(touched > 0, "there is an arena");
+    assert!(touched < CLIENTS * 64, "{touched} KiB of the rings in use");
 }
 
 /// Idle, with accelerated connections: nothing beyond what it does without the library.

@@ -258,8 +258,9 @@ impl Gate {
 pub struct Counts {
     /// Application bytes that this end has read from the TCP stream.
     pub consumed: AtomicU64,
-    /// Ring position that this end has taken: exact at every moment, and read by the peer only to
-    /// tell whether an end that was killed left something unread.
+    /// Ring position that this end has taken: exact at every moment. The peer reads it to tell whether
+    /// an end that was killed left something unread, and whether the ring is empty
+    /// ([`super::ring::rebase`]).
     pub taken: AtomicU64,
     /// Application bytes that this end has sent over TCP before its direction went onto the ring.
     /// Written before the direction word; it holds until the receiver has followed.

@@ -28,6 +28,8 @@ pub struct DmbHeader {
     pub cpu: AtomicU32,
     /// The number under which the peer wants hints for the connection ([`super::wait::Hints`]).
     pub hint: AtomicU32,
+    /// Offset in the ring of what the cursors count as 0 ([`rebase`]).
+    pub base: AtomicU32,
 }
 
 const _: () = assert!(size_of::<DmbHeader>() == 64 || cfg!(loom));
@@ -40,6 +42,9 @@ pub const fn ring_size(dmb: u32) -> u32 {
     dmb - RING_AT
 }
 
+/// Until here a ring is filled before anybody looks whether it may be used from its start again.
+const FIRST: u32 = if cfg!(loom) { 1 } else { 4096 };
+
 /// Where a message of some length lies in the ring: one chunk, or two around the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -51,15 +56,57 @@ pub struct Span {
     pub second: u32,
 }
 
-/// The next `n` bytes from `cursor` on, in a ring of `size`.
+/// Where `cursor` points to in a ring of `size` with this base, both below `size`.
 #[inline]
-pub const fn span(cursor: Cursor, n: u32, size: u32) -> Span {
-    let to_end = size - cursor.count;
+pub const fn offset(cursor: Cursor, size: u32, base: u32) -> u32 {
+    let to_end = size - base;
+    if cursor.count < to_end {
+        cursor.count + base
+    } else {
+        cursor.count - to_end
+    }
+}
+
+/// The next `n` bytes from `cursor` on.
+#[inline]
+pub const fn span(cursor: Cursor, n: u32, size: u32, base: u32) -> Span {
+    let at = offset(cursor, size, base);
+    let to_end = size - at;
     let first = if n < to_end { n } else { to_end };
     Span {
-        at: cursor.count,
+        at,
         first,
         second: n - first,
+    }
+}
+
+/// Sender: the base for the next `n` bytes, which go to `here`. A ring that is filled cyclically takes as much
+/// of the caches as it has bytes, however few are in it. So where the offset passes a power of two, and the
+/// receiver has `taken` all, the ring goes on at its start: who is answered before he sends again needs a
+/// page of it, a stream whose reader lags uses all. The receiver finds the new base beside the cursor of the
+/// first byte that it holds for ([`Producer::publish`]); there is none that the old one still holds for.
+#[inline]
+pub fn rebase(here: Place, n: u32, size: u32, base: u32, taken: &AtomicU64) -> u32 {
+    let at = offset(here.cursor, size, base);
+    let passes = (at | (FIRST - 1)).leading_zeros() > (at + n).leading_zeros();
+    // SYNC: ring-space. The receiver stores with Release after it has copied.
+    if at == 0 || !passes || taken.load(Ordering::Acquire) != here.position {
+        return base;
+    }
+    match here.cursor.count {
+        0 => 0,
+        count => size - count,
+    }
+}
+
+/// Receiver, after it has loaded a new producer cursor: the base that holds for what it has not taken.
+#[inline]
+pub fn base_of(own: &DmbHeader, size: u32) -> Result<u32, BadCursor> {
+    let base = own.base.load(Ordering::Relaxed);
+    if base < size {
+        Ok(base)
+    } else {
+        Err(BadCursor)
     }
 }
 
@@ -67,6 +114,7 @@ pub const fn span(cursor: Cursor, n: u32, size: u32) -> Span {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Producer {
     pub size: u32,
+    pub base: u32,
     /// Published position.
     pub produced: Place,
     /// Consumer position of the peer, as checked last.
@@ -92,7 +140,7 @@ impl Producer {
 
     /// Where the next `n` bytes go; the caller has checked [`Producer::free`].
     pub const fn span(&self, n: u32) -> Span {
-        span(self.produced.cursor, n, self.size)
+        span(self.produced.cursor, n, self.size, self.base)
     }
 
     /// The state after `n` more bytes.
@@ -100,9 +148,15 @@ impl Producer {
         self.produced.advance(n, self.size)
     }
 
+    /// Before [`Producer::span`]: [`rebase`].
+    pub fn rebase(&mut self, n: u32, taken: &AtomicU64) {
+        self.base = rebase(self.produced, n, self.size, self.base, taken);
+    }
+
     /// Publishes a new position in the peer's DMB.
     pub fn publish(&mut self, peer: &DmbHeader, place: Place) {
         self.produced = place;
+        peer.base.store(self.base, Ordering::Relaxed);
         // SYNC: ring-data. Pairs with the load in `Consumer::refresh`.
         peer.producer.store(place.cursor.word(0), Ordering::Release);
     }
@@ -112,6 +166,7 @@ impl Producer {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Consumer {
     pub size: u32,
+    pub base: u32,
     /// Producer position of the peer, as checked last.
     pub produced: Place,
     pub consumed: Place,
@@ -130,14 +185,16 @@ impl Consumer {
         let (cursor, _) = Cursor::from_word(own.producer.load(Ordering::Acquire));
         if cursor != self.produced.cursor {
             let limit = self.consumed.position + u64::from(self.size);
+            let base = base_of(own, self.size)?;
             self.produced = self.produced.follow(cursor, self.size, limit)?;
+            self.base = base;
         }
         Ok(())
     }
 
     /// Where the next `n` bytes are; the caller has checked [`Consumer::available`].
     pub const fn span(&self, n: u32) -> Span {
-        span(self.consumed.cursor, n, self.size)
+        span(self.consumed.cursor, n, self.size, self.base)
     }
 
     pub const fn after(&self, n: u32) -> Place {
@@ -220,5 +277,48 @@ mod tests {
             total += u64::from(n);
             assert_eq!(c.consumed, Place::at(total, 64));
         }
+    }
+
+    /// Small messages stay within a page and what follows it while each is taken before the next one is sent; otherwise
+    /// they go around the ring.
+    #[test]
+    fn an_empty_ring_is_used_from_its_start() {
+        let size = ring_size(1 << 16);
+        for lags in [false, true] {
+            let (to_rx, taken) = (DmbHeader::default(), AtomicU64::new(0));
+            let start = Place::at(u64::from(size) * 3 + 50, size);
+            let mut p = Producer {
+                size,
+                produced: start,
+                consumed: start,
+                ..Default::default()
+            };
+            let mut c = Consumer {
+                size,
+                produced: start,
+                consumed: start,
+                ..Default::default()
+            };
+            taken.store(start.position, Ordering::Release);
+            let mut seen = [u32::MAX, 0];
+            for _ in 0..10_000 {
+                p.rebase(100, &taken);
+                let span = p.span(100);
+                seen = [seen[0].min(span.at), seen[1].max(span.at + span.first)];
+                p.publish(&to_rx, p.after(100));
+                c.refresh(&to_rx).unwrap();
+                assert_eq!((c.span(100), c.base), (span, p.base));
+                c.consumed = c.after(100);
+                let late = if lags { 1 } else { 0 };
+                taken.store(c.consumed.position - late, Ordering::Release);
+            }
+            match lags {
+                false => assert!(seen[1] < 4196 && p.base != 0, "{seen:?}"),
+                true => assert!(seen[0] < 100 && seen[1] == size, "{seen:?}"),
+            }
+        }
+        let hostile = DmbHeader::default();
+        hostile.base.store(size, Ordering::Relaxed);
+        assert_eq!(base_of(&hostile, size), Err(BadCursor));
     }
 }

@@ -26,6 +26,8 @@ pub struct Ring {
     pub to_receiver: DmbHeader,
     /// Header of the sender's DMB, written by the receiver.
     pub to_sender: DmbHeader,
+    /// What the receiver has taken.
+    pub taken: AtomicU64,
     bytes: Vec<UnsafeCell<u8>>,
 }
 
@@ -34,6 +36,7 @@ impl Ring {
         let ring = Ring {
             to_receiver: DmbHeader::default(),
             to_sender: DmbHeader::default(),
+            taken: AtomicU64::new(start.position),
             bytes: (0..size).map(|_| UnsafeCell::new(0)).collect(),
         };
         let word = start.cursor.word(0);
@@ -50,6 +53,7 @@ impl Ring {
     pub fn producer(&self, start: Place) -> Producer {
         Producer {
             size: self.size(),
+            base: 0,
             produced: start,
             consumed: start,
         }
@@ -58,6 +62,7 @@ impl Ring {
     pub fn consumer(&self, start: Place) -> Consumer {
         Consumer {
             size: self.size(),
+            base: 0,
             produced: start,
             consumed: start,
             confirmed: start.position,

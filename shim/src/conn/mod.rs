@@ -113,6 +113,8 @@ pub struct Tx {
     /// Non-zero: this direction is on the ring.
     pub ring: AtomicU32,
     pub size: AtomicU32,
+    /// Offset in the ring of what the cursors count as 0 ([`protocol::shm::ring::rebase`]).
+    pub base: AtomicU32,
     /// [`protocol::shm::cdc::inverse`] of the size.
     pub inverse: AtomicU64,
     /// Ring position published.
@@ -155,6 +157,8 @@ pub struct Rx {
     /// Non-zero: this direction is on the ring; generation + 1.
     pub ring: AtomicU32,
     pub size: AtomicU32,
+    /// As the peer has published it with the position seen last.
+    pub base: AtomicU32,
     /// [`protocol::shm::cdc::inverse`] of the size.
     pub inverse: AtomicU64,
     /// Ring position taken.
@@ -442,11 +446,13 @@ impl Conn {
             &self.peer_index,
             &self.tx.ring,
             &self.tx.size,
+            &self.tx.base,
             &self.tx.edges,
             &self.tx.backoff,
             &self.tx.stalls,
             &self.rx.ring,
             &self.rx.size,
+            &self.rx.base,
             &self.rx.frozen,
             &self.rx.spin,
             &self.rx.edges,

@@ -7,7 +7,7 @@ use crate::iov::Iov;
 use crate::{clock, copy};
 use protocol::shm::cdc::{self, Cursor, Place};
 use protocol::shm::pair::Carrier;
-use protocol::shm::ring::{DmbHeader, span};
+use protocol::shm::ring::{DmbHeader, base_of, rebase, span};
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
 
@@ -52,10 +52,12 @@ fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
     let mut there = known;
     if looked {
         there = published(own, here, size).filter(|n| *n >= known && *n != 0)?;
+        rx.base.store(base_of(own, size).ok()?, Relaxed);
         rx.produced.store(before + u64::from(there), Relaxed);
     }
     let n = there.min(room);
-    iov.copy_from_ring(skip, sock.own_ring(), span(here.cursor, n, size));
+    let span = span(here.cursor, n, size, rx.base.load(Relaxed));
+    iov.copy_from_ring(skip, sock.own_ring(), span);
     let after = before + u64::from(n);
     // A signal handler may have received while we copied.
     rx.consumed
@@ -134,7 +136,11 @@ fn put(sock: Sock, iov: &Iov, skip: usize, n: u32) -> Option<usize> {
     if consumed != known {
         tx.consumed.fetch_max(consumed, Release);
     }
-    iov.copy_to_ring(skip, sock.peer_ring(), span(here.cursor, n, size), false);
+    let taken = &slot.counts(sock.role().peer()).taken;
+    let base = rebase(here, n, size, tx.base.load(Relaxed), taken);
+    tx.base.store(base, Relaxed);
+    let span = span(here.cursor, n, size, base);
+    iov.copy_to_ring(skip, sock.peer_ring(), span, false);
     let after = before + u64::from(n);
     // Else a signal handler has sent while we copied, and has left its mark.
     if tx
@@ -147,6 +153,7 @@ fn put(sock: Sock, iov: &Iov, skip: usize, n: u32) -> Option<usize> {
     }
     // SYNC: ring-data. As in `Producer::publish`.
     let published = here.cursor.advance(n, size).word(0);
+    peer.base.store(base, Relaxed);
     peer.producer.store(published, Release);
     sock.row().smc_tx.count(n);
     tx.stalled.store(0, Relaxed);

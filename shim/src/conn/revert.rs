@@ -5,6 +5,7 @@ use crate::{clock, ctx, epoll, fds, os, trace};
 use protocol::reason;
 use protocol::shm::cdc::{self, Place};
 use protocol::shm::pair::{Carrier, Direction, GateState, Order, PairSlot};
+use protocol::shm::ring::span;
 use protocol::shm::sync::fence;
 use protocol::stats::Mode;
 use protocol::trace::Kind;
@@ -145,9 +146,14 @@ pub fn repeat(sock: Sock) -> bool {
             return true;
         }
         let place = Place::at(from, producer.size.max(1));
-        let to_end = producer.size - place.cursor.count;
-        let n = to_end.min((end - from) as u32) as usize;
-        let at = sock.peer_ring().wrapping_add(place.cursor.count as usize);
+        let span = span(
+            place.cursor,
+            (end - from) as u32,
+            producer.size,
+            producer.base,
+        );
+        let n = span.first as usize;
+        let at = sock.peer_ring().wrapping_add(span.at as usize);
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // An error that the kernel has to report is for the program's next call.
         let broken = os::poll_one(sock.fd, 0, 0).unwrap_or(0) & libc::POLLERR != 0;

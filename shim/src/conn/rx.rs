@@ -57,6 +57,7 @@ pub fn consumer(conn: &Conn) -> Consumer {
     let produced = conn.rx.produced.load(Relaxed).max(consumed.position);
     Consumer {
         size,
+        base: conn.rx.base.load(Relaxed),
         consumed,
         produced: consumed.near(produced, size),
         confirmed: conn.rx.confirmed.load(Relaxed),
@@ -224,6 +225,7 @@ fn look(sock: Sock, own: &DmbHeader, consumer: &mut Consumer) -> bool {
     if consumer.refresh(own).is_err() {
         return false;
     }
+    sock.rx.base.store(consumer.base, Relaxed);
     sock.rx.produced.store(consumer.produced.position, Relaxed);
     true
 }

@@ -84,6 +84,7 @@ pub fn producer(conn: &Conn) -> Producer {
     let produced = Place::by(produced, size, conn.tx.inverse.load(Relaxed));
     Producer {
         size,
+        base: conn.tx.base.load(Relaxed),
         produced,
         consumed: produced.near(conn.tx.consumed.load(Acquire), size),
     }
@@ -287,6 +288,8 @@ fn onto_ring(sock: Sock, source: Source<'_>) -> Option<Put> {
     if n == 0 {
         return full(sock, &producer);
     }
+    producer.rebase(n, &slot.counts(sock.role().peer()).taken);
+    sock.tx.base.store(producer.base, Relaxed);
     let span = producer.span(n);
     let sndbuf = sock.tx.sndbuf.load(Relaxed) as *mut u8;
     let ring = sock.peer_ring();
