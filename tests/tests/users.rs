@@ -109,7 +109,7 @@ fn privileges_dropped_after_accept() {
         let server = lab.eager(talk(&lab)).words(&format!("serve {port} 0"));
         let server = by(&lab, "0", server).env("TALK_DROP", NOBODY);
         let server = server.spawn().listening(port);
-        let run = lab.eager(talk(&lab)).words(&format!("ask {port} 300 0"));
+        let run = lab.eager(talk(&lab)).words(&format!("ask {port} 3000 0"));
         let said = by(&lab, client, run).finish().ok();
         assert!(said.ends_with("\nend\n"), "{said}");
         server.stop();

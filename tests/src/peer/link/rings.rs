@@ -12,7 +12,8 @@ impl Link {
     pub fn switch(&mut self) {
         let start = self.producer.produced.position;
         let end = Instant::now() + PATIENCE;
-        while !self.may_send() {
+        // Its gate may shut between the two.
+        while !(self.may_send() && self.gate_out().hold_for_switch()) {
             let counts = self.pair.slot().counts(self.role().peer());
             assert!(
                 Instant::now() < end,
@@ -24,7 +25,6 @@ impl Link {
             );
             std::thread::sleep(Duration::from_micros(100));
         }
-        assert!(self.gate_out().hold_for_switch());
         let slot = self.pair.slot();
         slot.counts(self.role()).seam.store(self.sent, Release);
         slot.direction(self.role()).to_ring(start).expect("on TCP");
