@@ -6,6 +6,7 @@
 
 use crate::arena::{Arena, ArenaError, DmbHead};
 use crate::device::{DeviceError, LoopbackDevice};
+use crate::rendezvous::ClaimId;
 use protocol::ctl::DmbPlace;
 use protocol::ids::{DmbToken, Eid, Role};
 use protocol::reason;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     pub client: u32,
+    pub claim: u64,
     pub uid: u32,
     pub rmb_size: u32,
 }
@@ -40,6 +42,8 @@ pub struct NewPair {
 #[derive(Debug)]
 struct End {
     client: u32,
+    /// Of which it was made.
+    claim: u64,
     dmb: DmbPlace,
     released: bool,
 }
@@ -83,6 +87,8 @@ pub struct LinkGroups {
     by_client: HashMap<u32, HashSet<u32>>,
     pairs: HashMap<u64, Pair>,
     pairs_of: HashMap<u32, HashSet<u64>>,
+    /// Which pair was made of a claim, as long as that end holds it.
+    by_claim: HashMap<ClaimId, u64>,
 }
 
 impl LinkGroup {
@@ -105,6 +111,7 @@ impl LinkGroups {
             by_client: HashMap::new(),
             pairs: HashMap::new(),
             pairs_of: HashMap::new(),
+            by_claim: HashMap::new(),
         }
     }
 
@@ -159,7 +166,8 @@ impl LinkGroups {
             let codes = codes.map(|c| c.saturating_sub(less));
             match self.open_sized(device, [client, server], codes) {
                 Ok((lgr, slot, dmbs, fresh)) => {
-                    return Ok(self.enter(lgr, slot, dmbs, fresh, [client.client, server.client]));
+                    let claims = [client, server].map(|w| (w.client, w.claim));
+                    return Ok(self.enter(lgr, slot, dmbs, fresh, claims));
                 }
                 Err(code) => why = code,
             }
@@ -242,17 +250,22 @@ impl LinkGroups {
         slot: u64,
         dmbs: [DmbPlace; 2],
         fresh: bool,
-        clients: [u32; 2],
+        claims: [ClaimId; 2],
     ) -> NewPair {
         self.last_pair += 1;
         let id = self.last_pair;
+        let clients = claims.map(|(client, _)| client);
         let end = |i: usize| End {
             client: clients[i],
+            claim: claims[i].1,
             dmb: dmbs[i],
             released: false,
         };
         let ends = [end(0), end(1)];
         self.pairs.insert(id, Pair { lgr, slot, ends });
+        for claim in claims {
+            self.by_claim.insert(claim, id);
+        }
         for client in clients {
             self.pairs_of.entry(client).or_default().insert(id);
         }
@@ -296,14 +309,44 @@ impl LinkGroups {
 
     /// One end held by `client` is through with the pair. False: it holds no such end.
     pub fn release(&mut self, device: &mut LoopbackDevice, client: u32, id: u64) -> bool {
+        let Some(pair) = self.pairs.get(&id) else {
+            return false;
+        };
+        let mut ends = pair.ends.iter();
+        let Some(end) = ends.position(|e| e.client == client && !e.released) else {
+            return false;
+        };
+        self.let_go(device, id, end);
+        true
+    }
+
+    /// The pair that was made of a claim.
+    pub fn made_of(&self, claim: ClaimId) -> Option<u64> {
+        self.by_claim.get(&claim).copied()
+    }
+
+    /// The end that was made of this claim never takes the pair. Gives the claim of the other end, if
+    /// that holds it.
+    pub fn void(&mut self, device: &mut LoopbackDevice, claim: ClaimId) -> Option<ClaimId> {
+        let id = self.made_of(claim)?;
+        let ends = &self.pairs.get(&id)?.ends;
+        let end = usize::from((ends[0].client, ends[0].claim) != claim);
+        let other = &ends[1 - end];
+        let other = (!other.released).then_some((other.client, other.claim));
+        self.let_go(device, id, end);
+        other
+    }
+
+    fn let_go(&mut self, device: &mut LoopbackDevice, id: u64, end: usize) {
         let Some(pair) = self.pairs.get_mut(&id) else {
-            return false;
+            return;
         };
-        let mut ends = pair.ends.iter_mut();
-        let Some(end) = ends.find(|e| e.client == client && !e.released) else {
-            return false;
-        };
-        end.released = true;
+        pair.ends[end].released = true;
+        let client = pair.ends[end].client;
+        let claim = (client, pair.ends[end].claim);
+        if self.by_claim.get(&claim) == Some(&id) {
+            self.by_claim.remove(&claim);
+        }
         let keeps = pair.ends.iter().any(|e| e.client == client && !e.released);
         let done = pair.ends.iter().all(|e| e.released);
         if !keeps && let Some(mine) = self.pairs_of.get_mut(&client) {
@@ -315,7 +358,6 @@ impl LinkGroups {
         if done && let Some(pair) = self.pairs.remove(&id) {
             self.close_pair(device, pair);
         }
-        true
     }
 
     fn close_pair(&mut self, device: &mut LoopbackDevice, pair: Pair) {
@@ -423,6 +465,7 @@ mod tests {
     fn wanted(client: u32, rmb_size: u32) -> Wanted {
         Wanted {
             client,
+            claim: 0,
             uid: UID,
             rmb_size,
         }
@@ -541,7 +584,7 @@ mod tests {
             let left = device.get_dev_attr();
             assert_eq!((left.dmbs, left.dmb_bytes), (0, 0));
             assert!(groups.pairs_of.is_empty() && groups.by_client.is_empty());
-            assert!(groups.by_peers.is_empty());
+            assert!(groups.by_peers.is_empty() && groups.by_claim.is_empty());
         }
     }
 }

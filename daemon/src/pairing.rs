@@ -6,7 +6,7 @@ use crate::rendezvous::ClaimId;
 use crate::server::Server;
 use crate::session::Session;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use protocol::ctl::{Claim, Paired, Refused};
+use protocol::ctl::{Claim, Paired, Refused, Withdraw};
 use protocol::ids::Role;
 use protocol::reason;
 use std::sync::Arc;
@@ -119,6 +119,7 @@ impl Server {
             let session = self.sessions.get(client).ok_or(reason::INTERR)?;
             Ok(Wanted {
                 client: *client,
+                claim: claim.claim,
                 uid: session.uid,
                 rmb_size: claim.rmb_size,
             })
@@ -176,6 +177,21 @@ impl Server {
             self.send(*client, Packet::new(&paired, fds));
         }
         Ok(())
+    }
+
+    /// A claim is taken back, unless a pair was made of it; if it is for good, the pair goes with it.
+    pub(crate) fn withdraw(&mut self, id: u32, withdrawn: Withdraw) {
+        let claim = (id, withdrawn.claim);
+        let reason = reason::NO_PEER_YET;
+        self.claims.remove(claim);
+        if withdrawn.last != 0 {
+            if let Some((other, claim)) = self.groups.void(&mut self.device, claim) {
+                self.send(other, Packet::new(&Refused { claim, reason }, vec![]));
+            }
+        } else if self.groups.made_of(claim).is_none() {
+            let claim = withdrawn.claim;
+            self.send(id, Packet::new(&Refused { claim, reason }, vec![]));
+        }
     }
 
     pub(crate) fn refuse(&mut self, (client, claim): ClaimId, reason: u32) {

@@ -366,9 +366,7 @@ impl Server {
         let raw = packet.bytes();
         match kind {
             Claim::KIND if known => self.claim(id, Claim::decode(raw)?),
-            Withdraw::KIND if known => {
-                self.claims.remove((id, Withdraw::decode(raw)?.claim));
-            }
+            Withdraw::KIND if known => self.withdraw(id, Withdraw::decode(raw)?),
             ctl::Passed::KIND if known => {
                 let ctl::Passed { cookie, free } = ctl::Passed::decode(raw)?;
                 if let Some(uid) = self.sessions.get(&id).map(|s| s.uid) {

@@ -121,7 +121,11 @@ fn claims_without_partners() {
                 let number = number as u64 + 1000 * turn;
                 client.send(&link.claim(role, number));
                 if round % 4 < 2 {
-                    client.send(&Withdraw { claim: number });
+                    let withdrawn = Withdraw {
+                        claim: number,
+                        last: 1,
+                    };
+                    client.send(&withdrawn);
                 }
             }
         }

@@ -233,8 +233,43 @@ fn a_partner_that_closed_meanwhile_is_refused_at_pair_time() {
     std::io::Read::read(&mut &tcp.server, &mut [0; 1]).unwrap();
     server.send(&claim);
     assert_eq!(server.get::<Refused>().reason, reason::PEER_CLOSING);
-    client.send(&Withdraw { claim: 3 });
+    client.send(&Withdraw { claim: 3, last: 1 });
     daemon.wait_for::<Stats>(Verb::Stats, |s| s.claims_waiting == 0);
+}
+
+/// Paired in the moment in which one end wants its claim back.
+#[test]
+fn a_claim_is_taken_back_while_it_is_paired() {
+    let daemon = Daemon::start(|_| {});
+    let (client, server) = (Client::new(&daemon), Client::new(&daemon));
+    let tcp = Tcp::new();
+    let back = |claim, last| client.send(&Withdraw { claim, last });
+
+    // Nobody else has claimed it.
+    client.send(&tcp.claim(Role::Client, 1));
+    back(1, 0);
+    let refused: Refused = client.get();
+    assert_eq!((refused.claim, refused.reason), (1, reason::NO_PEER_YET));
+    daemon.wait_for::<Stats>(Verb::Stats, |s| s.claims_waiting == 0);
+
+    client.send(&tcp.claim(Role::Client, 2));
+    daemon.wait_for::<Stats>(Verb::Stats, |s| s.claims_waiting == 1);
+    server.send(&tcp.claim(Role::Server, 7));
+    let theirs: Paired = server.get();
+    // Too late: its answer is the pair.
+    back(2, 0);
+    assert_eq!(client.get::<Paired>().pair, theirs.pair);
+    assert!(client.quiet() && server.quiet());
+    // It does not want that either: the other end is told, and has memory of its own to give back.
+    back(2, 1);
+    let refused: Refused = server.get();
+    assert_eq!((refused.claim, refused.reason), (7, reason::NO_PEER_YET));
+    assert_eq!(daemon.ask::<Device>(Verb::Device).pairs, 1);
+    back(2, 1);
+    client.send(&Release { pair: theirs.pair });
+    server.send(&Release { pair: theirs.pair });
+    daemon.wait_for::<Device>(Verb::Device, |d| d.pairs == 0);
+    assert!(client.quiet() && server.quiet());
 }
 
 #[test]

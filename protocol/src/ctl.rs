@@ -9,7 +9,7 @@ use crate::ids::{Eid, Gid, Role};
 
 pub const MAGIC: u16 = 0x5c10;
 /// Version of everything in this module and of the shared-memory layouts it hands out.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// No message is longer.
 pub const MAX_MESSAGE: usize = 1024;
 /// No message carries more descriptors.
@@ -390,9 +390,13 @@ messages! {
         /// Non-zero: another process has passed the socket to this one ([`Passed`]).
         received: u8,
     }
-    /// Shim → daemon: the claim is taken back (the connection closed or must stay TCP).
+    /// Shim → daemon: the claim is taken back. The daemon may have made a pair of it meanwhile.
     Withdraw = 4 {
         claim: u64,
+        /// 1: for good (the connection closed or must stay TCP). A pair that was made of the claim is
+        /// void, and its other end told so by [`Refused`]. 0: only if there is no pair yet; answered
+        /// by [`Refused`] with `NO_PEER_YET`, unless [`Paired`] is on its way.
+        last: u32,
     }
     /// Daemon → shim: both ends are claimed and verified. Descriptors: none when `fresh` is 0, else
     /// three: the arena of the link group (memfd), this side's end of the link group's channel
@@ -416,7 +420,8 @@ messages! {
         /// Name of the peer program, NUL padded, for the logs.
         program: [u8; 16],
     }
-    /// Daemon → shim: the claim came to nothing.
+    /// Daemon → shim: the claim came to nothing; or, after [`Paired`], the pair, because the other end
+    /// never took it.
     Refused = 6 {
         claim: u64,
         /// [`crate::reason`] code.

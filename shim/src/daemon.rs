@@ -266,6 +266,7 @@ pub fn leave() {
     RETRY_AT.store(u64::MAX, Relaxed);
     let fd = SOCKET.load(Acquire);
     if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+        conn::claim::withdraw_all();
         lost(fd, reason::SANDBOX);
     }
 }
@@ -281,10 +282,11 @@ pub fn claim(claim: &Claim) -> Result<(), u32> {
     })
 }
 
-pub fn withdraw(claim: u64) {
+pub fn withdraw(claim: u64, last: bool) {
     let fd = SOCKET.load(Acquire);
     if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
-        let _ = send(fd, &Withdraw { claim });
+        let last = u32::from(last);
+        let _ = send(fd, &Withdraw { claim, last });
     }
 }
 

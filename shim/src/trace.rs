@@ -32,14 +32,14 @@ pub fn begin(conn: &Conn) {
     }
     trace.inode.store(row.inode.load(Relaxed), Relaxed);
     trace.client.store(row.client.load(Relaxed), Relaxed);
-    trace.begin(claim::claim_id(conn));
+    trace.begin(claim::name(conn));
     row.trace.store(n + 1, Relaxed);
 }
 
 /// The connection's own trace. Another may have taken its place.
 fn mine(conn: &Conn) -> Option<&'static Trace> {
     let n = conn.row().trace.load(Relaxed).checked_sub(1)?;
-    family::trace(n).filter(|t| t.owner.load(Relaxed) == claim::claim_id(conn))
+    family::trace(n).filter(|t| t.owner.load(Relaxed) == claim::name(conn))
 }
 
 pub fn event(conn: &Conn, kind: Kind, code: u32, arg: u64) {

@@ -6,6 +6,8 @@
  *   talk ask PORT COUNT HOLD       COUNT exchanges of growing content; holds the connection for
  *                                  HOLD ms; prints length and hash of what it sent
  *   talk pump PORT SIZE            exchanges of SIZE bytes until the connection ends; prints how
+ *   talk steps PORT                for each number on stdin, an exchange of so many bytes; prints its
+ *                                  place when it is done
  *   talk send PORT SIZE            sends blocks of SIZE bytes until the connection ends
  *   talk sink PORT                 receives from one connection, checks the content
  *   talk storm PORT COUNT          COUNT connections, one after the other: a byte there and back, then
@@ -235,6 +237,26 @@ static void pump(int port, size_t size)
     }
 }
 
+static void steps(int port)
+{
+    static char out[1 << 16], in[1 << 16];
+    int fd = connect_at(port), n;
+    size_t at = 0;
+    for (int i = 1; scanf("%d", &n) == 1 && n > 0 && n <= (int)sizeof out; i++) {
+        fill(out, n, 14, at);
+        send_all(fd, out, n);
+        recv_all(fd, in, n);
+        if (memcmp(in, out, n) != 0) {
+            puts("content differs");
+            exit(1);
+        }
+        at += n;
+        printf("%d\n", i);
+    }
+    MUST(shutdown(fd, SHUT_WR));
+    puts(recv(fd, in, 1, 0) == 0 ? "end" : "no end");
+}
+
 static void send_blocks(int port, size_t size)
 {
     char *out = malloc(size);
@@ -357,6 +379,8 @@ int main(int argc, char **argv)
         ask(a, b, argc > 4 ? atoi(argv[4]) : 0);
     else if (strcmp(what, "pump") == 0)
         pump(a, b);
+    else if (strcmp(what, "steps") == 0)
+        steps(a);
     else if (strcmp(what, "send") == 0)
         send_blocks(a, b);
     else if (strcmp(what, "sink") == 0)

@@ -52,6 +52,20 @@ pub fn peers(port: u16) -> Vec<u16> {
     lines.collect()
 }
 
+/// Whether bytes lie unread at the connection from `port`.
+pub fn unread(port: u16) -> bool {
+    let text = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let wanted = format!(":{port:04X}");
+    text.lines().any(|line| {
+        let words: Vec<_> = line.split_whitespace().take(5).collect();
+        let local = words.get(1).is_some_and(|local| local.ends_with(&wanted));
+        let queued = words
+            .get(4)
+            .is_some_and(|both| !both.ends_with(":00000000"));
+        local && words.get(3) == Some(&"01") && queued
+    })
+}
+
 fn has_socket(process: &str, port: u16, state: &str) -> bool {
     let wanted = format!("{port:04X}");
     ["tcp", "tcp6"].iter().any(|table| {

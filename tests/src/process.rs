@@ -72,8 +72,17 @@ pub fn fifo(path: &std::path::Path) -> std::fs::File {
 
 /// Whether the process waits for something at this moment.
 pub fn sleeps(pid: u32) -> bool {
+    is(pid, 'S')
+}
+
+/// Whether it stands still.
+pub fn stopped(pid: u32) -> bool {
+    is(pid, 'T')
+}
+
+fn is(pid: u32, state: char) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ")
         .next()
-        .is_some_and(|rest| rest.starts_with('S'))
+        .is_some_and(|rest| rest.starts_with(state))
 }

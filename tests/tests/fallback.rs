@@ -3,10 +3,14 @@
 use nix::sys::socket::{AddressFamily, Backlog, MsgFlags, SockFlag, SockType, UnixAddr};
 use nix::sys::socket::{accept, bind, listen, recv, send, socket};
 use protocol::{ctl, reason};
+use std::fs::File;
+use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 use tests::capture::{Capture, Flow, Payloads};
-use tests::{Lab, Policy, Run, Stats, ccase, net, plain_only};
+use tests::run::Running;
+use tests::stats::Socket;
+use tests::{Lab, Policy, Run, Stats, ccase, net, plain_only, process};
 
 /// The hash of `tests/c/common.c`.
 fn fnv(bytes: &[u8]) -> u64 {
@@ -148,6 +152,152 @@ fn a_late_claim_meets_the_other() {
     client.stop();
     server.stop();
     lab.assert_clean();
+}
+
+/// A client that claims at once and wants its claim back, while the daemon, which stands still, has the
+/// server's claim before it: paired in that very moment. The client takes steps as it is told.
+struct Crossing {
+    lab: Lab,
+    port: u16,
+    server: Running,
+    client: Running,
+    orders: File,
+    steps: usize,
+}
+
+fn halt(program: &Running) {
+    program.signal(libc::SIGSTOP);
+    let halted = || process::stopped(program.pid());
+    assert!(net::wait_until(Duration::from_secs(20), halted), "stopped");
+}
+
+impl Crossing {
+    fn start() -> Crossing {
+        let lab = Lab::start();
+        let program = ccase::compile("talk");
+        let port = net::free_port();
+        let server = lab
+            .shim(&program)
+            .env("SMCLO_CLAIM_EXCHANGES", "1000000000")
+            .env("SMCLO_CLAIM_BYTES", "22200")
+            .words(&format!("serve {port} 1"));
+        let server = server.spawn().listening(port);
+        let path = lab.dir().join("orders");
+        let orders = process::fifo(&path);
+        let client = lab.eager(&program).words(&format!("steps {port}"));
+        let client = client.stdin(&path).spawn();
+        let mut all = Crossing {
+            lab,
+            port,
+            server,
+            client,
+            orders,
+            steps: 0,
+        };
+        all.step(1000);
+        let waits = || all.lab.stats().get("claims_waiting") == 1;
+        assert!(net::wait_until(Duration::from_secs(20), waits), "claimed");
+        // The doorbell with which it sleeps for the first time is not to take a place before the server's
+        // claim in what the daemon finds.
+        halt(&all.server);
+        all.order(100);
+        let sleeps = || net::unread(port) && process::sleeps(all.client.pid());
+        assert!(net::wait_until(Duration::from_secs(20), sleeps), "asleep");
+        all.server.signal(libc::SIGCONT);
+        all.done();
+        all.lab.stats();
+        halt(all.lab.daemon().expect("a daemon"));
+        // The server claims when it has received all of this, before it answers.
+        all.step(20_000);
+        all.lose_patience(14_000);
+        all
+    }
+
+    fn wake_daemon(&mut self) {
+        self.lab.daemon().expect("a daemon").signal(libc::SIGCONT);
+    }
+
+    /// An exchange of so many bytes.
+    fn step(&mut self, bytes: usize) {
+        self.order(bytes);
+        self.done();
+    }
+
+    fn order(&mut self, bytes: usize) {
+        writeln!(self.orders, "{bytes}").expect("a client");
+        self.steps += 1;
+    }
+
+    fn done(&self) {
+        let done = format!("{}\n", self.steps);
+        let over = || self.client.stdout().ends_with(&done);
+        assert!(net::wait_until(Duration::from_secs(20), over), "{done}");
+    }
+
+    /// The client's claim has waited for as long, and as many bytes, as it does; the server's not yet.
+    fn lose_patience(&mut self, bytes: usize) {
+        std::thread::sleep(Duration::from_millis(150));
+        self.step(bytes);
+        self.step(100);
+    }
+
+    /// Small steps until both rows of the connection are such, fewer than lead to the next claim.
+    fn steps_until(&mut self, done: impl Fn(&Socket) -> bool) {
+        for _ in 0..80 {
+            self.step(100);
+            let rows = self.lab.sockets();
+            let mine = rows.iter().filter(|r| r.has_port(self.port));
+            if mine.filter(|r| done(r)).count() == 2 {
+                return;
+            }
+        }
+        panic!("{:#}", self.traces());
+    }
+
+    fn traces(&self) -> serde_json::Value {
+        self.lab.ask(&format!("trace {}", self.port))
+    }
+
+    fn end(mut self) {
+        writeln!(self.orders, "0").expect("a client");
+        assert!(self.client.finish().ok().ends_with("end\n"));
+        assert_eq!(self.server.finish().ok(), "end 0\n");
+        self.lab.assert_clean();
+    }
+}
+
+/// The claim is not given back any more, and the connection goes onto the ring.
+#[test]
+fn a_claim_taken_back_too_late() {
+    if plain_only() {
+        return;
+    }
+    let mut crossing = Crossing::start();
+    crossing.wake_daemon();
+    crossing.steps_until(Socket::is_smcd);
+    crossing.end();
+}
+
+/// Nor does the daemon answer for long: the client has gone on without. The server, for which there is a
+/// pair when the daemon goes on, does not wait for the client, but is on TCP as cheaply as without.
+#[test]
+fn a_pair_that_one_end_never_takes() {
+    if plain_only() {
+        return;
+    }
+    let mut crossing = Crossing::start();
+    crossing.lose_patience(100);
+    crossing.wake_daemon();
+    crossing.steps_until(|row| row.is_tcp_for(reason::NO_PEER_YET));
+    let over = net::wait_until(Duration::from_secs(20), || {
+        crossing.step(100);
+        let traces = crossing.traces();
+        let traces = traces.as_array().expect("traces");
+        let mut events = traces.iter().filter_map(|t| t["events"].as_array());
+        events.any(|events| events.iter().any(|e| e["event"] == "HandshakeOver"))
+    });
+    assert!(over, "{:#}", crossing.traces());
+    crossing.end();
 }
 
 #[test]

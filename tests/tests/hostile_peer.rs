@@ -453,7 +453,7 @@ fn what_belongs_to_others() {
         session.send(&Release { pair });
     }
     for claim in 0..50 {
-        session.send(&Withdraw { claim });
+        session.send(&Withdraw { claim, last: 1 });
     }
     // The same end, claimed once more: nobody claims the other, so nothing comes of it.
     let again = session.claim(&link.tcp, Role::Client);

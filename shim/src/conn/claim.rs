@@ -10,6 +10,7 @@ use protocol::reason;
 use protocol::shm::cdc::inverse;
 use protocol::shm::ring::ring_size;
 use protocol::shm::{DMB_CODE_MAX, SLOT_LEN, SLOTS_AT, dmb_code, dmb_len};
+use protocol::stats::ROWS;
 use protocol::trace::Kind;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
@@ -71,9 +72,12 @@ fn attempt(sock: Sock) {
     life::describe(sock);
     trace::begin(&sock);
     match examine(sock) {
-        Ok(claim) => {
+        Ok(mut claim) => {
+            sock.claims.fetch_add(1, AcqRel);
+            claim.claim = claim_id(sock.conn);
             // The phase first: the answer may come before this thread runs on.
             sock.claimant.store(lock::pid(), Relaxed);
+            sock.clear(flag::ASKED_BACK);
             sock.claimed_at.store(clock::now(), Relaxed);
             let bytes = sock.tcp_bytes();
             let patience = PATIENCE_BYTES.max(bytes / 8);
@@ -104,20 +108,31 @@ fn attempt(sock: Sock) {
 }
 
 /// Takes a claim back that the other end has not answered with its own: most likely it is no program
-/// under the library, and careful calls cost more than plain ones. The next attempt is at a total that
-/// both ends come to at the same time, so that one which claims late still meets the other.
+/// under the library, and careful calls cost more than plain ones. Whether it is too late for that only
+/// the daemon knows, which may have paired the two in this very moment: it is asked first. One that does
+/// not answer is told that the claim is over, and makes any pair of it void.
 #[cold]
 fn tire(sock: Sock) {
     if clock::now().wrapping_sub(sock.claimed_at.load(Relaxed)) < PATIENCE_NS {
         return;
     }
-    // Not while the answer waits to be read.
-    daemon::poll();
-    if withdraw(sock.conn, phase::PLAIN) {
-        sock.reason(reason::NO_PEER_YET);
-        let next = (sock.tcp_bytes() + 1).next_power_of_two();
-        sock.reclaim_at.store(next, Relaxed);
+    if sock.claimant.load(Relaxed) != lock::pid() || sock.phase() != phase::CLAIMED {
+        return;
     }
+    if sock.set(flag::ASKED_BACK) {
+        sock.claimed_at.store(clock::now(), Relaxed);
+        daemon::withdraw(claim_id(sock.conn), false);
+    } else if withdraw(sock.conn, phase::PLAIN) {
+        given_back(sock.conn);
+    }
+}
+
+/// The other end has not claimed the connection. The next attempt is at a total that both ends come to at
+/// the same time, so that one which claims late still meets the other.
+fn given_back(conn: &Conn) {
+    conn.reason(reason::NO_PEER_YET);
+    let next = (conn.tcp_bytes() + 1).next_power_of_two();
+    conn.reclaim_at.store(next, Relaxed);
 }
 
 /// Called by each careful call: reads what the daemon says while claims wait for it.
@@ -128,6 +143,9 @@ pub fn attend(sock: Sock) {
         if sock.phase() == phase::CLAIMED && sock.tcp_bytes() >= sock.reclaim_at.load(Relaxed) {
             tire(sock);
         }
+    } else if sock.phase() == phase::PAIRED && sock.step.load(Relaxed) == step::START {
+        // The other end may not have taken the pair.
+        daemon::poll();
     }
 }
 
@@ -174,7 +192,7 @@ fn examine(sock: Sock) -> Result<Claim, Verdict> {
     }
     let role = sock.role();
     Ok(Claim {
-        claim: claim_id(sock.conn),
+        claim: 0,
         cookie: os::sockopt_u64(fd, libc::SOL_SOCKET, libc::SO_COOKIE).unwrap_or(0),
         netns: os::sockopt_u64(fd, libc::SOL_SOCKET, os::SO_NETNS_COOKIE).unwrap_or(0),
         role,
@@ -272,12 +290,21 @@ fn rmb_size(fd: c_int) -> u32 {
     dmb_len(dmb_code(wanted).min(DMB_CODE_MAX)).unwrap_or(DEFAULT_RMB)
 }
 
-pub fn claim_id(conn: &Conn) -> u64 {
+/// Names the connection among all of the family, at any time.
+pub fn name(conn: &Conn) -> u64 {
     u64::from(conn.generation.load(Relaxed)) << 32 | u64::from(conn.index())
 }
 
+const _: () = assert!(ROWS <= 1 << 16);
+
+/// Names its last claim.
+fn claim_id(conn: &Conn) -> u64 {
+    let nth = conn.claims.load(Acquire) & 0xffff;
+    name(conn) | u64::from(nth) << 16
+}
+
 fn claimed(id: u64) -> Option<&'static Conn> {
-    let conn = family::conn(id as u32)?;
+    let conn = family::conn(id as u32 & 0xffff)?;
     (claim_id(conn) == id).then_some(conn)
 }
 
@@ -294,7 +321,7 @@ pub fn withdraw(conn: &Conn, to: u32) -> bool {
     }
     WAITING.fetch_sub(1, Relaxed);
     conn.reclaim_at.store(0, Relaxed);
-    daemon::withdraw(claim_id(conn));
+    daemon::withdraw(claim_id(conn), true);
     trace::event(conn, Kind::Withdrawn, 0, 0);
     true
 }
@@ -302,9 +329,18 @@ pub fn withdraw(conn: &Conn, to: u32) -> bool {
 /// The daemon found no way.
 pub fn refused(m: &Refused) {
     let Some(conn) = claimed(m.claim) else { return };
-    if conn.claimant.load(Relaxed) == lock::pid() && conn.change_phase(phase::CLAIMED, phase::PLAIN)
-    {
+    if conn.claimant.load(Relaxed) != lock::pid() {
+        return;
+    }
+    if conn.phase() == phase::PAIRED {
+        return void(conn);
+    }
+    if conn.change_phase(phase::CLAIMED, phase::PLAIN) {
         WAITING.fetch_sub(1, Relaxed);
+        if m.reason == reason::NO_PEER_YET {
+            trace::event(conn, Kind::Withdrawn, 0, 0);
+            return given_back(conn);
+        }
         trace::event(conn, Kind::Refused, m.reason, 0);
         match m.reason {
             // Whoever passed it to this process may close its own descriptor yet.
@@ -322,6 +358,24 @@ pub fn refused(m: &Refused) {
             }
             code => conn.bar(code),
         }
+    }
+}
+
+/// The other end has not taken the pair, and never will. If it had, the first step would not be left to be
+/// taken for long, and nothing that the daemon says of it counts any more.
+fn void(conn: &Conn) {
+    let first = conn
+        .step
+        .compare_exchange(step::START, step::OVER, AcqRel, Relaxed);
+    if first.is_ok() {
+        conn.reason(reason::NO_PEER_YET);
+    }
+}
+
+/// Before the session ends: nobody is to wait for what it might still say.
+pub fn withdraw_all() {
+    for sock in fds::socks(0, c_int::MAX) {
+        withdraw(sock.conn, phase::PLAIN);
     }
 }
 
@@ -356,7 +410,8 @@ pub fn paired(m: &Paired, received: [c_int; ctl::MAX_FDS]) -> bool {
     };
     let installed = group.is_some_and(|group| install(m, group));
     if !installed {
-        daemon::release(m.pair);
+        // The other end is not to wait for this one.
+        daemon::withdraw(m.claim, true);
         if let Some(conn) = claimed(m.claim)
             && conn.change_phase(phase::CLAIMED, phase::PLAIN)
         {

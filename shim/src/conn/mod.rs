@@ -103,6 +103,8 @@ pub mod flag {
     pub const PASSED_ONCE: u32 = 0x1_0000;
     /// Nagle's rule would hold the program's next send back behind a handshake message.
     pub const BEHIND_MESSAGE: u32 = 0x2_0000;
+    /// The daemon was asked to give the claim back, and has not answered yet.
+    pub const ASKED_BACK: u32 = 0x4_0000;
 }
 
 /// Send half.
@@ -203,6 +205,8 @@ pub struct Conn {
     pub exchanges: AtomicU32,
     /// Process whose session claimed it.
     pub claimant: AtomicU32,
+    /// Counts the claims: an answer to an older one is told from that to the last.
+    pub claims: AtomicU32,
     /// Link group, index + 1 in the table of the process that paired it.
     pub lgr: AtomicU32,
     pub reason_to_send: AtomicU32,
@@ -212,7 +216,7 @@ pub struct Conn {
     pub owed: AtomicU32,
     /// Total bytes at which a claim is tried again; while it waits, at which it may be taken back.
     pub reclaim_at: AtomicU64,
-    /// Clock of the last claim.
+    /// Clock of the last claim; then of the wish to have it back.
     pub claimed_at: AtomicU64,
     pub pair: AtomicU64,
     slot: AtomicU64,
@@ -438,6 +442,7 @@ impl Conn {
             &self.sleepers,
             &self.exchanges,
             &self.claimant,
+            &self.claims,
             &self.lgr,
             &self.reason_to_send,
             &self.shutdowns,
