@@ -18,6 +18,9 @@ pub fn pid() -> u32 {
     }
 }
 
+/// Tries before a sleep: some ten microseconds.
+const SPINS: u32 = 60;
+
 /// To be called in the child of a fork.
 pub fn forked() -> u32 {
     let pid = os::getpid() as u32;
@@ -101,11 +104,13 @@ impl Lock {
                 return held;
             }
             tries += 1;
-            if tries < 20 {
-                std::hint::spin_loop();
-            } else if tries < 200 {
-                os::sched_yield();
+            if tries < SPINS {
+                // Ever rarer looks: whoever holds it may be copying, and needs the line of the lock at the end.
+                for _ in 0..tries.min(32) {
+                    std::hint::spin_loop();
+                }
             } else {
+                // No sched_yield: among programs that are all busy it costs milliseconds.
                 os::sleep_ns(50_000);
                 if tries.is_multiple_of(200) {
                     self.recover();

@@ -197,15 +197,10 @@ pub fn spun(score: &AtomicU32, hit: bool) {
 
 const GATHER_NS: u64 = 200;
 
-/// How long a spin keeps a core that others may be waiting for.
-const YIELD_US: u64 = 4;
-
-/// Spins until `ready(how often it was asked)` or the budget ends. Where cores are short, others run in
-/// between.
+/// Spins until `ready(how often it was asked)` or the budget ends. Without sched_yield: where cores are short it
+/// gives away a slice to each of the others, milliseconds for a wait of microseconds.
 pub fn spin(mut ready: impl FnMut(u32) -> bool) -> bool {
-    let began = clock::ticks();
-    let end = began + clock::per_us() * u64::from(config::spin_us());
-    let mut yield_at = began + clock::per_us() * YIELD_US;
+    let end = clock::ticks() + clock::per_us() * u64::from(config::spin_us());
     loop {
         for turn in 0..8 {
             if ready(turn) {
@@ -213,13 +208,8 @@ pub fn spin(mut ready: impl FnMut(u32) -> bool) -> bool {
             }
             std::hint::spin_loop();
         }
-        let now = clock::ticks();
-        if now >= end {
+        if clock::ticks() >= end {
             return false;
-        }
-        if now >= yield_at {
-            os::sched_yield();
-            yield_at = clock::ticks() + clock::per_us() * YIELD_US;
         }
     }
 }

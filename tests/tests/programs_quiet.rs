@@ -1,15 +1,23 @@
-//! What a busy and an idle accelerated server ask of the kernel, as strace counts it, and of memory.
+//! What a busy and an idle accelerated server ask of the kernel, as strace counts it, and of memory; and how
+//! one gets on among programs that leave no processor to it.
 
-use std::time::Duration;
-use tests::{Lab, Running, net, plain_only};
+use std::time::{Duration, Instant};
+use tests::{Lab, Run, Running, Stats, net, plain_only};
+
+fn under(lab: &Lab, shim: bool, program: &str) -> Run {
+    match shim {
+        true => lab.eager(program),
+        false => lab.plain(program),
+    }
+}
 
 fn redis(lab: &Lab, shim: bool, port: u16) -> Running {
-    let run = if shim {
-        lab.eager("redis-server")
-    } else {
-        lab.plain("redis-server")
-    };
-    run.words(&format!("--port {port} --bind 127.0.0.1 --save"))
+    serve(under(lab, shim, "redis-server"), port)
+}
+
+fn serve(redis: Run, port: u16) -> Running {
+    redis
+        .words(&format!("--port {port} --bind 127.0.0.1 --save"))
         .arg("")
         .spawn()
         .listening(port)
@@ -286,5 +294,47 @@ print((faults() - before) // 100)
     assert!(
         shim <= plain + 30,
         "{shim} page faults in each child, {plain} without the library"
+    );
+}
+
+/// The two ends on a processor each, which two programs keep busy: whoever gives it away while spinning waits for
+/// both of them, each time.
+#[test]
+fn crowded_machine() {
+    let lab = Lab::start();
+    let crowd: Vec<Running> = [0, 1, 0, 1]
+        .map(|cpu| {
+            let run = lab.plain("sh").args(["-c", "while :; do :; done"]);
+            run.core(cpu).limit(Duration::from_secs(120)).spawn()
+        })
+        .into();
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..3 {
+        for (shim, times) in [false, true].into_iter().zip(&mut times) {
+            let port = net::free_port();
+            let server = serve(under(&lab, shim, "redis-server").core(0), port);
+            let began = Instant::now();
+            under(&lab, shim, "redis-benchmark")
+                .core(1)
+                .words(&format!("-p {port} -t get -c 1 -n 3000 -q"))
+                .limit(Duration::from_secs(100))
+                .finish()
+                .ok();
+            times.push(began.elapsed());
+            server.stop();
+        }
+    }
+    for one in crowd {
+        one.stop();
+    }
+    let share = lab.settled().share_smc(&Stats::zero());
+    assert!(plain_only() || share > 0.5, "{share} over SMC");
+    let [tcp, smc] = times.map(|mut times| {
+        times.sort();
+        times[1]
+    });
+    assert!(
+        smc < 2 * tcp + Duration::from_millis(500),
+        "{smc:?}, {tcp:?} on TCP"
     );
 }
