@@ -31,7 +31,7 @@ const PACKET_OUTGOING: u8 = 4;
 impl Capture {
     /// Starts to capture; what is sent after the return is seen. None without the right to.
     pub fn start(port: u16) -> Option<Capture> {
-        let socket = open()?;
+        let socket = open(port)?;
         let stop = Arc::new(AtomicBool::new(false));
         let flag = stop.clone();
         let thread = thread::spawn(move || collect(&socket, port, &flag));
@@ -46,7 +46,46 @@ impl Capture {
     }
 }
 
-fn open() -> Option<OwnedFd> {
+/// Lets the kernel pass on what comes from this TCP port or goes there: the traffic of others would fill
+/// the queue.
+fn only(fd: i32, port: u16) {
+    let line = |code: u32, jt, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let port = u32::from(port);
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let mut program = [
+        line(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 9),
+        line(equal, 0, 6, libc::IPPROTO_TCP as u32),
+        line(libc::BPF_LDX | libc::BPF_B | libc::BPF_MSH, 0, 0, 0),
+        line(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 0),
+        line(equal, 2, 0, port),
+        line(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, 2),
+        line(equal, 0, 1, port),
+        line(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+        line(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+    ];
+    let filter = libc::sock_fprog {
+        len: program.len() as u16,
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: the program lives through the call, which copies it.
+    let set = unsafe {
+        libc::setsockopt(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as u32,
+        )
+    };
+    assert_eq!(set, 0, "a filter");
+}
+
+fn open(port: u16) -> Option<OwnedFd> {
     // SAFETY: plain system calls with valid, initialised arguments; the descriptor is ours.
     unsafe {
         let fd = libc::socket(
@@ -67,6 +106,7 @@ fn open() -> Option<OwnedFd> {
             (&raw const size).cast(),
             len,
         );
+        only(fd, port);
         let mut address: libc::sockaddr_ll = std::mem::zeroed();
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = ETH_P_IP.to_be();
