@@ -274,3 +274,9 @@ pub fn ring_iovecs(ring: *mut u8, span: Span) -> ([libc::iovec; 2], usize) {
         count,
     )
 }
+
+/// Writes a span of a ring to a descriptor.
+pub fn pour(fd: c_int, ring: *mut u8, span: Span) -> Result<usize, i32> {
+    let (list, count) = ring_iovecs(ring, span);
+    os::writev(fd, list.as_ptr(), count)
+}

@@ -176,7 +176,7 @@ fn splice_out(
         let room = size.saturating_sub(used.next_multiple_of(4096));
         if room >= 4096 || (room > 0 && available(&sock) as usize <= room) {
             let n = len.min(room);
-            return transfer::receive(sock, n, 0, |_| Sink::Descriptor(pipe, n));
+            return transfer::receive(sock, n, 0, |done| Sink::Descriptor(pipe, n - done));
         }
         if !wait {
             return errno::fail(libc::EAGAIN);

@@ -87,7 +87,8 @@ fn readable(sock: Sock) -> bool {
         os::poll_one(sock.fd, ready::IN, 0).is_ok_and(|seen| seen & ready::IN != 0)
             && os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0)
     };
-    rx::available(&sock) != 0 || !ready::message_coming(sock) && (there() || os::fin_came(sock.fd))
+    rx::available(&sock) != 0
+        || !ready::message_coming(sock) && (there() || os::end_of(sock.fd) != os::End::Open)
 }
 
 /// setsockopt: e = the table's word for the descriptor.

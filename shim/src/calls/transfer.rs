@@ -5,7 +5,7 @@ use crate::conn::rx::{self, Got, Sink};
 use crate::conn::tx::{self, Put, Source};
 use crate::conn::{Sock, claim, flag, kept, phase, ready, revert};
 use crate::wait::{self, Wake, Want};
-use crate::{clock, errno, os, signals};
+use crate::{clock, errno, fds, os, signals};
 use libc::{c_int, ssize_t};
 use protocol::reason;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,6 +13,8 @@ use std::sync::atomic::Ordering::Relaxed;
 /// How a call may wait.
 struct Patience {
     sock: Sock,
+    /// The number that the program has named.
+    fd: c_int,
     nonblock: bool,
     option: c_int,
     /// Looked up when the call first has to wait: deadline, if there is one.
@@ -32,6 +34,7 @@ impl Patience {
         let nonblock = flags & libc::MSG_DONTWAIT != 0 || sock.has(flag::NONBLOCK);
         Patience {
             sock,
+            fd: sock.fd,
             nonblock,
             option,
             deadline: None,
@@ -62,11 +65,22 @@ impl Patience {
             Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {
                 return Err(Stop::Interrupted);
             }
-            // The kernel begins the call anew, with what holds by now.
-            Wake::Interrupted => self.nonblock |= sock.has(flag::NONBLOCK),
+            Wake::Interrupted => return self.begin_anew(),
             Wake::Ready => {}
         }
         self.sock = kept::again(sock).ok_or(Stop::Closed)?;
+        Ok(())
+    }
+
+    /// A signal has interrupted the call, and the kernel begins it anew: with what holds by now, and on
+    /// what the number means by now.
+    fn begin_anew(&mut self) -> Result<(), Stop> {
+        self.sock = match fds::sock(self.fd) {
+            Some(now) => now,
+            None if os::fcntl(self.fd, libc::F_GETFD, 0).is_err() => return Err(Stop::Closed),
+            None => kept::again(self.sock).ok_or(Stop::Closed)?,
+        };
+        self.nonblock |= self.sock.has(flag::NONBLOCK);
         Ok(())
     }
 

@@ -84,6 +84,12 @@ pub fn says_gone(sock: Sock, from_kernel: i16) -> bool {
     gone != 0
 }
 
+/// Whether the kernel says so.
+pub fn has_ended(sock: Sock) -> bool {
+    let seen = os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0);
+    says_gone(sock, seen)
+}
+
 /// Whether the kernel has a lasting answer about the end of the stream, which is to be part of each
 /// answer of ours.
 pub fn ending(sock: Sock) -> bool {

@@ -102,13 +102,14 @@ pub fn follow_freeze(sock: Sock, direction: Direction) {
 /// for reading, and what were repeated would be answered by a reset. If it is gone altogether, and has left
 /// something unread, that reset is due now.
 fn rests_on_ring(sock: Sock) -> bool {
-    let gone = os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0);
-    if died::killed_with_unread(&sock)
-        && !sock.has(flag::DEAD | flag::SHUT_WR)
-        && super::ready::says_gone(sock, gone)
+    if sock.has(flag::DEAD) {
+        // There is nobody, as the program knows already.
+        return true;
+    }
+    if died::killed_with_unread(&sock) && !sock.has(flag::SHUT_WR) && super::ready::has_ended(sock)
     {
-        sock.set(flag::DEAD);
-        sock.owe(libc::ECONNRESET);
+        // It is reported once.
+        sock.owe(died::reset(sock));
         return true;
     }
     tx::peer_flags(&sock) & cdc::flag::CLOSED != 0
@@ -171,7 +172,8 @@ pub fn repeat(sock: Sock) -> bool {
             Err(libc::EAGAIN) => return false,
             // The connection is dead: there is nobody to repeat it for.
             Err(e) => {
-                if !died::in_order_after(&sock, e) {
+                // EPIPE is what the kernel says from now on.
+                if e != libc::EPIPE && !died::in_order_after(&sock, e) {
                     sock.owe(e);
                 }
                 sock.tx.repeat.store(end + 1, Release);

@@ -1,7 +1,7 @@
 //! Receiving: from the ring, or from TCP in steps that do not wait.
 
 use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, quick, ready, revert, tx};
-use crate::iov::Iov;
+use crate::iov::{Iov, pour};
 use crate::{clock, os, trace};
 use protocol::shm::cdc::{self, Cursor, Place};
 use protocol::shm::pair::{Carrier, Direction, GateState, PairSlot};
@@ -260,12 +260,6 @@ pub fn peek_beyond(sock: Sock, n: usize, sink: Sink<'_>, flags: c_int) -> usize 
     }
 }
 
-/// Writes a span of the ring to a descriptor.
-fn pour(fd: c_int, ring: *mut u8, span: Span) -> Result<usize, i32> {
-    let (list, count) = crate::iov::ring_iovecs(ring, span);
-    os::writev(fd, list.as_ptr(), count)
-}
-
 fn empty_ring(sock: Sock, consumer: &Consumer) -> Option<Got> {
     let (slot, own) = (sock.slot()?, sock.own()?);
     let word = slot.direction(sock.role().peer());
@@ -449,7 +443,12 @@ fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
             Got::Error(error)
         }
         // What it sent last came over TCP, and what it left on the ring was not read.
-        Ok(0) if !sock.has(flag::SHUT_RD | flag::DEAD) && died::killed_with_unread(&sock) => {
+        Ok(0)
+            if !sock.has(flag::SHUT_RD | flag::DEAD)
+                && died::killed_with_unread(&sock)
+                // A receive of no bytes gives 0 also where the stream goes on.
+                && ready::has_ended(sock) =>
+        {
             Got::Error(died::reset(sock))
         }
         Ok(n) => {

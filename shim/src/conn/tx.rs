@@ -535,9 +535,7 @@ fn peer_lives(sock: Sock, producer: &Producer) -> bool {
 /// A direction went back to TCP, and its peer was killed before it had read what is left on the
 /// ring. TCP would have been reset at once; the kernel, which knows nothing of the ring, got a FIN.
 fn reset_unseen(sock: Sock) -> bool {
-    !sock.has(flag::SHUT_WR)
-        && died::killed_with_unread(&sock)
-        && ready::says_gone(sock, os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0))
+    !sock.has(flag::SHUT_WR) && died::killed_with_unread(&sock) && ready::has_ended(sock)
 }
 
 /// Free bytes of the ring, for a send that waits.

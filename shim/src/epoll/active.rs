@@ -338,7 +338,10 @@ impl Set {
 /// bytes, and messages of a handshake, are the kernel's to tell, and who goes onto the ring with it tells when
 /// it has published something there.
 fn can_be_cold(sock: Sock, reg: &Reg) -> bool {
-    let ours_alone = sock.phase() == phase::PAIRED && sock.holders.load(Relaxed) == 1;
+    // One that is on TCP for good stands where it was left.
+    let left = sock.phase() == phase::BARRED;
+    let ours_alone = (left || sock.phase() == phase::PAIRED && !sock.has(flag::LEAVE))
+        && sock.holders.load(Relaxed) == 1;
     let Some(slot) = sock.slot() else {
         return false;
     };
@@ -351,7 +354,7 @@ fn can_be_cold(sock: Sock, reg: &Reg) -> bool {
         && (sock.rx_ring() || at_rest && on_tcp(own.peer()) && sock.rx.frozen.load(Relaxed) == 0)
         && (sock.tx_ring() || on_tcp(own) && sock.tx.repeat.load(Relaxed) == 0)
         && !ready::ending(sock)
-        && !sock.has(flag::RESET | flag::DEAD | flag::LEAVE | flag::SHUT_WR | flag::NOSPACE)
+        && !sock.has(flag::RESET | flag::DEAD | flag::SHUT_WR | flag::NOSPACE)
         && !waits_for_room
 }
 

@@ -101,8 +101,22 @@ pub fn put_ours(set: &Set, reg: &'static Reg, sock: Sock, op: c_int) -> Option<R
     Some(result)
 }
 
+/// Whether an edge-triggered registration of a connection that has left the ring is ours all the same.
+fn stays(reg: &Reg, set: Option<&Set>) -> bool {
+    reg.asked() & libc::EPOLLET as u32 != 0 && set.is_some_and(|set| !set.foreign())
+}
+
 /// The connection is on TCP for good: the program's own registrations again.
 pub fn restore(conn: &Conn) {
+    give_back(conn, true);
+}
+
+/// As [`restore`], for one that this process loses, while others hold it.
+pub fn hand_over(conn: &Conn) {
+    give_back(conn, false);
+}
+
+fn give_back(conn: &Conn, may_stay: bool) {
     if !reg::any(conn) {
         return;
     }
@@ -114,6 +128,8 @@ pub fn restore(conn: &Conn) {
             continue;
         }
         match reg.state.load(Relaxed) {
+            // To change it would be an edge for the kernel.
+            state::OURS if may_stay && stays(reg, set) => continue,
             state::OURS => {}
             state::DORMANT => {
                 dormant::bury(conn, reg);

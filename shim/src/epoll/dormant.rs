@@ -80,7 +80,7 @@ pub fn outlived(sock: Sock) {
     if any {
         set::let_go(sock);
         // Also when some of the stream is still in memory: of all the rest only the kernel can tell.
-        convert::restore(sock.conn);
+        convert::hand_over(sock.conn);
     }
 }
 

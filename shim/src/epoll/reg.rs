@@ -1,5 +1,6 @@
 //! Registrations: one descriptor of a connection in one set.
 
+use super::report;
 use super::set::{self, Set};
 use crate::conn::{Conn, Sock, kept};
 use crate::lock::Lock;
@@ -44,6 +45,8 @@ pub struct Reg {
     pub installed: AtomicU32,
     /// Events that the kernel gave and that may still hold.
     pub kernel: AtomicU32,
+    /// Which directions were on a ring at the last look: bits 0 and 1.
+    pub carriers: AtomicU32,
     /// Counts the kernel's edges, and those for urgent data.
     pub edges: AtomicU32,
     pub urgent: AtomicU32,
@@ -190,6 +193,7 @@ impl Reg {
         };
         self.kernel_ctl(op, event)?;
         self.installed.store(needed, Relaxed);
+        self.carriers.fetch_or(report::carriers(sock), Relaxed);
         // What holds already is asked at the next look.
         if !(sock.rx_ring() && sock.tx_ring()) {
             self.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
@@ -257,6 +261,7 @@ pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&
         &reg.urgent,
         &reg.gone,
         &reg.round,
+        &reg.carriers,
         &reg.tries,
     ] {
         word.store(0, Relaxed);

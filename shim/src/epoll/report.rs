@@ -83,8 +83,11 @@ impl Reg {
     }
 
     fn report_anew(&self, sock: Sock, commit: bool) -> u32 {
-        if ready::tcp_is_next(sock) {
-            // What has come over TCP behind the ring is part of this answer.
+        let carriers = carriers(sock);
+        let moved = self.carriers.swap(carriers, Relaxed) & !carriers != 0;
+        if moved || ready::tcp_is_next(sock) {
+            // What has come over TCP behind the ring, which a relative may have emptied, is part of this
+            // answer.
             self.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
         }
         ready::service(sock);
@@ -188,9 +191,9 @@ impl Reg {
         };
         // A reset that the kernel has told of is no news when a call reports it.
         let mut ends = u64::from(self.gone.load(Acquire) | gone_by(sock));
-        // Behind an own shutdown for reading, poll says the same before and after the peer's.
-        if sock.has(flag::SHUT_RD) && os::fin_came(sock.fd) {
-            ends |= FIN;
+        // Behind own shutdowns poll says the same before and after the peer's end, and the reset.
+        if sock.has(flag::SHUT_RD | flag::SHUT_WR) {
+            ends |= END * os::end_of(sock.fd) as u64;
         }
         let own = u64::from(sock.shutdowns.load(Acquire));
         mix([
@@ -203,7 +206,7 @@ impl Reg {
 
     /// Changes when [`Reg::mark`] may have changed, and costs no system call.
     fn stamp(&self, sock: Sock) -> u64 {
-        let carriers = u32::from(sock.rx_ring()) | u32::from(sock.tx_ring()) << 1;
+        let carriers = carriers(sock);
         let flags = sock.flags.load(Relaxed) & (flag::FIN_SEEN | flag::NOSPACE);
         let own = sock.shutdowns.load(Acquire);
         let state = u64::from(gone_by(sock) | flags | carriers << 16) << 32 | u64::from(own);
@@ -221,8 +224,12 @@ impl Reg {
     }
 }
 
-/// In [`Reg::mark`], beside the bits of poll: the peer's FIN has come.
-const FIN: u64 = 1 << 31;
+pub fn carriers(sock: Sock) -> u32 {
+    u32::from(sock.rx_ring()) | u32::from(sock.tx_ring()) << 1
+}
+
+/// In [`Reg::mark`], beside the bits of poll: place of [`os::End`].
+const END: u64 = 1 << 24;
 
 /// What this side knows of the end of the connection without the kernel. A reset stays one when it has
 /// been reported.

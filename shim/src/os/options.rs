@@ -91,8 +91,16 @@ pub struct TcpBytes {
     pub unsent: u64,
 }
 
-/// Whether the kernel has had the peer's FIN, or the connection is over, whatever poll says of it.
-pub fn fin_came(fd: c_int) -> bool {
+/// How far the kernel's connection has come to its end, whatever poll says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Open,
+    /// The peer's FIN has come.
+    Fin,
+    Closed,
+}
+
+pub fn end_of(fd: c_int) -> End {
     const TIME_WAIT: c_int = 6;
     const CLOSE: c_int = 7;
     const CLOSE_WAIT: c_int = 8;
@@ -100,10 +108,11 @@ pub fn fin_came(fd: c_int) -> bool {
     const CLOSING: c_int = 11;
     // Of struct tcp_info only the first byte, the state, is asked for.
     let state = sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_INFO).map(|word| word & 0xff);
-    matches!(
-        state,
-        Ok(TIME_WAIT | CLOSE | CLOSE_WAIT | LAST_ACK | CLOSING)
-    )
+    match state {
+        Ok(CLOSE) => End::Closed,
+        Ok(TIME_WAIT | CLOSE_WAIT | LAST_ACK | CLOSING) => End::Fin,
+        _ => End::Open,
+    }
 }
 
 pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
