@@ -88,7 +88,9 @@ pub const fn span(cursor: Cursor, n: u32, size: u32, base: u32) -> Span {
 #[inline]
 pub fn rebase(here: Place, n: u32, size: u32, base: u32, taken: &AtomicU64) -> u32 {
     let at = offset(here.cursor, size, base);
-    let passes = (at | (FIRST - 1)).leading_zeros() > (at + n).leading_zeros();
+    let below = at | (FIRST - 1);
+    // The highest bit that differs is none of those up to here.
+    let passes = below ^ (at + n) > below;
     // SYNC: ring-space. The receiver stores with Release after it has copied.
     if at == 0 || !passes || taken.load(Ordering::Acquire) != here.position {
         return base;
