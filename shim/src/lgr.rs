@@ -311,8 +311,8 @@ impl LinkGroup {
             .arena
             .load(Relaxed)
             .wrapping_add(HINTS_AT + n * size_of::<Hints>());
-        // SAFETY: `add` has mapped an arena that is longer than the hints; it stays mapped while a
-        // connection or a visitor uses the link group. Null after a failed mapping only.
+        // SAFETY: a link group is entered only when `add` has mapped an arena that is longer than the
+        // hints; it stays mapped while a connection or a visitor uses the link group.
         unsafe { at.cast::<Hints>().as_ref() }
     }
 
@@ -340,7 +340,7 @@ impl LinkGroup {
     /// Wakes the peer's context `n` when it sleeps and was not rung in this sleep. The caller has
     /// published, with a full fence behind it.
     pub fn wake(&self, n: u32) -> bool {
-        // SAFETY: the peer's wait page stays mapped while a connection uses the link group.
+        // SAFETY: likewise the peer's wait page, which holds as many words.
         let Some(word) = (unsafe { self.wait.load(Relaxed).add(n as usize % CONTEXTS).as_ref() })
         else {
             return false;

@@ -114,6 +114,8 @@ fn a_claim_is_given_up() {
     let client = lab.plain(&program).words(&format!("pump {port} 4000"));
     let client = client.spawn();
     if !plain_only() {
+        // There is no trace before the connection is considered.
+        expect_reason(&lab, port, reason::NO_PEER_YET);
         let given_up = net::wait_until(Duration::from_secs(60), || {
             let traces = lab.ask(&format!("trace {port}"));
             let traces = traces.as_array().expect("traces");
