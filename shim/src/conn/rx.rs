@@ -242,7 +242,9 @@ pub fn peek_beyond(sock: Sock, n: usize, sink: Sink<'_>, flags: c_int) -> usize 
     let got = if sock.rx_ring() {
         let ends =
             direction.carrier == Carrier::Final && direction.position_after(end, end).is_some();
-        ends.then(|| receive(sock, sink, flags | libc::MSG_PEEK, usize::MAX))
+        // Not beyond urgent data.
+        (ends && os::ioctl_int(sock.fd, SIOCATMARK) != Ok(1))
+            .then(|| receive(sock, sink, flags | libc::MSG_PEEK, usize::MAX))
     } else {
         let ends = onto_ring::up_to_seam(&sock, slot) == Some(n as u64) && left_behind(&sock) != 0;
         ends.then(|| from_ring(sock, sink, flags | libc::MSG_PEEK))
