@@ -60,6 +60,18 @@ fn what_is_named_exists() {
     assert!(missing.is_empty(), "no such tests: {missing:?}");
 }
 
+/// So do the tests that the page about programs names.
+#[test]
+fn programs_have_their_tests() {
+    let tests = all_tests();
+    let page = fs::read_to_string(workspace().join("docs/programs.md")).expect("the page");
+    let named = page.split('`').skip(1).step_by(2);
+    let missing: Vec<_> = named
+        .filter(|word| word.contains("::") && !tests.contains(*word))
+        .collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
+}
+
 /// What matters has a test, or says why it has none.
 #[test]
 fn what_matters_is_shown() {

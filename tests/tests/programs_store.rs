@@ -270,6 +270,18 @@ fn memcached() {
             .finish()
             .ok();
     }
+    // What is stored comes back: the key is the name of the file.
+    let value = lab.dir().join("value");
+    let hash = tests::stream::Stream::new(7).to_file(&value, 960 << 10);
+    let servers = format!("--servers=127.0.0.1:{port}");
+    for round in 0..5 {
+        let back = lab.dir().join(format!("back.{round}"));
+        let store = lab.eager("memccp").arg(&servers).arg(&value);
+        store.finish().ok();
+        let fetch = lab.eager("memccat").arg(&servers).arg("--file");
+        fetch.arg(&back).arg("value").finish().ok();
+        assert_eq!(tests::stream::hash_file(&back), (960 << 10, hash));
+    }
     server.stop();
     lab.assert_share(SHARE);
     lab.assert_clean();
