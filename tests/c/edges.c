@@ -162,7 +162,36 @@ static void unread_behind_an_end(void)
     R(write(p.client, "abc", 3));
 }
 
+/* A program that is started anew and knows the set finds what it entered there. */
+static void set_over_exec(void)
+{
+    char self[4096] = "", text[64], b[16];
+    const char *told = getenv("TEST_SET");
+    if (told) {
+        int ep, client;
+        MUST(sscanf(told, "%d %d", &ep, &client) == 2 ? 0 : -1);
+        send_all(client, "abc", 3);
+        show(ep, 1000);
+        return;
+    }
+    struct pair p = warm_pair();
+    int ep = MUST(epoll_create1(0));
+    add(ep, p.server, EDGE, 7);
+    for (int i = 0; i < 3; i++) {
+        send_all(p.client, "abc", 3);
+        poll_mask(p.server, POLLIN, 1000);
+        show(ep, 1000);
+        recv_all(p.server, b, 3);
+        show(ep, 0);
+    }
+    snprintf(text, sizeof text, "%d %d", ep, p.client);
+    MUST(setenv("TEST_SET", text, 1));
+    MUST(readlink("/proc/self/exe", self, sizeof self - 1));
+    MUST(execv(self, (char *[]){self, "set_over_exec", NULL}));
+}
+
 MAIN({"end_behind_own_shutdown", end_behind_own_shutdown}, {"taken_before_the_wait", taken_before_the_wait},
      {"lowat_is_an_edge", lowat_is_an_edge}, {"closed_in_a_receive", closed_in_a_receive},
      {"closed_and_held_by_a_child", closed_and_held_by_a_child},
-     {"child_starts_a_program", child_starts_a_program}, {"unread_behind_an_end", unread_behind_an_end})
+     {"child_starts_a_program", child_starts_a_program}, {"unread_behind_an_end", unread_behind_an_end},
+     {"set_over_exec", set_over_exec})

@@ -127,6 +127,7 @@ cases! { edges:
     closed_and_held_by_a_child Fast,
     child_starts_a_program Fast,
     unread_behind_an_end Fast,
+    set_over_exec Fast,
 }
 
 cases! { waiting:

@@ -101,9 +101,14 @@ pub fn put_ours(set: &Set, reg: &'static Reg, sock: Sock, op: c_int) -> Option<R
     Some(result)
 }
 
-/// Whether an edge-triggered registration of a connection that has left the ring is ours all the same.
+/// Whether an edge-triggered registration of a connection that has left the ring is ours all the same. Not in a set
+/// that goes along when a program is started, which would find our tags there.
 fn stays(reg: &Reg, set: Option<&Set>) -> bool {
-    reg.asked() & libc::EPOLLET as u32 != 0 && set.is_some_and(|set| !set.foreign())
+    let alone = |set: &Set| {
+        let flags = os::fcntl(set.epfd(), libc::F_GETFD, 0);
+        !set.foreign() && flags.is_ok_and(|flags| flags as c_int & libc::FD_CLOEXEC != 0)
+    };
+    reg.asked() & libc::EPOLLET as u32 != 0 && set.is_some_and(alone)
 }
 
 /// The connection is on TCP for good: the program's own registrations again.
