@@ -196,9 +196,24 @@ fn send<M: Message>(fd: c_int, message: &M) -> Result<(), i32> {
         Ok(_) => Ok(()),
         Err(libc::EAGAIN) => Err(libc::EAGAIN),
         Err(e) => {
+            last_words(fd);
             lost(fd, 0);
             Err(e)
         }
+    }
+}
+
+/// The daemon has closed the session. What it said before may tell why.
+fn last_words(fd: c_int) {
+    if os::on_signal_stack() {
+        return;
+    }
+    if let Some(held) = RECEIVING.try_lock() {
+        // Nested: a message of its is being acted upon, and those behind it are read afterwards.
+        if !held.nested() {
+            while receive(fd) {}
+        }
+        RECEIVING.unlock(held);
     }
 }
 
@@ -244,6 +259,7 @@ fn look_for_daemon(now: u64, last: u64) {
             settled();
             return;
         }
+        last_words(fd);
         lost(fd, 0);
     }
     if BEREFT.load(Relaxed) == lock::pid() && !os::on_signal_stack() {
@@ -388,6 +404,8 @@ fn receive(fd: c_int) -> bool {
         }
         Ok(len) => len,
         Err(libc::EAGAIN | libc::EINTR) => return false,
+        // Said once, of what it has left unread, and before what it has sent.
+        Err(libc::ECONNRESET) => return true,
         Err(_) => {
             lost(fd, 0);
             return false;
