@@ -104,7 +104,9 @@ impl LinkGroups {
             arena_len,
             max_per_uid,
             last_lgr: 0,
-            last_pair: 0,
+            // No daemon before this one has given the same: a connection of its may be closed, and
+            // its pair be released, in a session with this one.
+            last_pair: rand::random::<u64>() >> 1,
             orders: 0,
             groups: BTreeMap::new(),
             by_peers: HashMap::new(),

@@ -12,6 +12,9 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*}
 
 /// The session's socket, or -1.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
+/// How many there were, in this process and before it was forked. Read before the socket, it is never
+/// too high: what comes may be of an older session, and is not taken for the newer one's.
+static SESSION: AtomicU32 = AtomicU32::new(0);
 /// Process that made it.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 /// The mailbox word, once welcome.
@@ -142,6 +145,7 @@ fn connect() -> Result<c_int, i32> {
     WHY.store(0, Relaxed);
     BEREFT.store(0, Relaxed);
     GREETED.store(clock::now(), Relaxed);
+    SESSION.fetch_add(1, AcqRel);
     SOCKET.store(fd, Release);
     Ok(fd)
 }
@@ -211,7 +215,8 @@ fn last_words(fd: c_int) {
     if let Some(held) = RECEIVING.try_lock() {
         // Nested: a message of its is being acted upon, and those behind it are read afterwards.
         if !held.nested() {
-            while receive(fd) {}
+            let session = SESSION.load(Acquire);
+            while receive(session, fd) {}
         }
         RECEIVING.unlock(held);
     }
@@ -386,15 +391,16 @@ fn take_answers() {
     let Some(held) = RECEIVING.try_lock() else {
         return;
     };
+    let session = SESSION.load(Acquire);
     let fd = SOCKET.load(Acquire);
     if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
-        while receive(fd) {}
+        while receive(session, fd) {}
     }
     RECEIVING.unlock(held);
 }
 
 /// Takes one message. False: there is no more.
-fn receive(fd: c_int) -> bool {
+fn receive(session: u32, fd: c_int) -> bool {
     let mut packet = [0u8; ctl::MAX_MESSAGE];
     let mut fds = [-1; ctl::MAX_FDS];
     let len = match os::recv_fds(fd, &mut packet, &mut fds) {
@@ -413,7 +419,7 @@ fn receive(fd: c_int) -> bool {
     };
     let packet = packet.get(..len).unwrap_or(&[]);
     let used = match ctl::header(packet) {
-        Ok(header) => dispatch(header.kind, packet, fds),
+        Ok(header) => dispatch(session, header.kind, packet, fds),
         Err(ctl::DecodeError::Version(_)) => {
             lost(fd, reason::DAEMON_VERSION);
             log::no_session(reason::DAEMON_VERSION);
@@ -433,10 +439,10 @@ fn receive(fd: c_int) -> bool {
 }
 
 /// Acts on a message. True: the descriptors were taken over.
-fn dispatch(kind: u16, packet: &[u8], fds: [c_int; ctl::MAX_FDS]) -> bool {
+fn dispatch(session: u32, kind: u16, packet: &[u8], fds: [c_int; ctl::MAX_FDS]) -> bool {
     match kind {
         Welcome::KIND => Welcome::decode(packet).is_ok_and(|m| welcome(&m, fds)),
-        Paired::KIND => Paired::decode(packet).is_ok_and(|m| conn::claim::paired(&m, fds)),
+        Paired::KIND => Paired::decode(packet).is_ok_and(|m| conn::claim::paired(session, &m, fds)),
         Refused::KIND => {
             if let Ok(m) = Refused::decode(packet) {
                 conn::claim::refused(&m);

@@ -22,6 +22,8 @@ const UNHEARD_NS: u64 = 2_000_000;
 pub struct LinkGroup {
     /// Name given by the daemon; 0: entry free.
     pub id: AtomicU32,
+    /// Session in which it was: the next daemon counts from the beginning again.
+    session: AtomicU32,
     /// Connections of this process in it.
     pub conns: AtomicU32,
     pub arena: AtomicPtr<u8>,
@@ -49,6 +51,7 @@ struct Bells {
 static GROUPS: [LinkGroup; MAX] = [const {
     LinkGroup {
         id: AtomicU32::new(0),
+        session: AtomicU32::new(0),
         conns: AtomicU32::new(0),
         arena: AtomicPtr::new(std::ptr::null_mut()),
         len: AtomicU64::new(0),
@@ -84,11 +87,11 @@ pub fn get(index: u32) -> Option<&'static LinkGroup> {
     GROUPS.get((index as usize).wrapping_sub(1))
 }
 
-/// The link group named `id`: its index + 1.
-pub fn find(id: u32) -> Option<u32> {
+/// The link group named `id` in a session with the daemon: its index + 1.
+pub fn find(session: u32, id: u32) -> Option<u32> {
     used()
         .iter()
-        .position(|g| g.id.load(Acquire) == id)
+        .position(|g| g.id.load(Acquire) == id && g.session.load(Relaxed) == session)
         .map(|i| i as u32 + 1)
 }
 
@@ -98,9 +101,9 @@ pub fn side_id(lgr: u32, side: u8) -> u32 {
     lgr | u32::from(side & 1)
 }
 
-/// Enters a new link group. All three descriptors are the library's from here on; the arena's and
+/// Enters a new link group of a session. All three descriptors are the library's from here on; the arena's and
 /// the wait page's are closed once mapped.
-pub fn add(id: u32, len: u64, fds: [c_int; 3]) -> Result<u32, i32> {
+pub fn add(session: u32, id: u32, len: u64, fds: [c_int; 3]) -> Result<u32, i32> {
     let [arena_fd, channel, wait_fd] = fds;
     let made = (|| {
         if len < SLOTS_AT as u64 {
@@ -134,7 +137,8 @@ pub fn add(id: u32, len: u64, fds: [c_int; 3]) -> Result<u32, i32> {
             Err(e)
         }
     };
-    let entered = channel.and_then(|channel| enter(id, len, arena, wait, channel));
+    let names = [session, id];
+    let entered = channel.and_then(|channel| enter(names, len, arena, wait, channel));
     if entered.is_err() {
         os::munmap(arena, len as usize);
         os::munmap(wait, PAGE_LEN);
@@ -142,9 +146,16 @@ pub fn add(id: u32, len: u64, fds: [c_int; 3]) -> Result<u32, i32> {
     entered
 }
 
-fn enter(id: u32, len: u64, arena: *mut u8, wait: *mut u8, channel: c_int) -> Result<u32, i32> {
+fn enter(
+    [session, id]: [u32; 2],
+    len: u64,
+    arena: *mut u8,
+    wait: *mut u8,
+    channel: c_int,
+) -> Result<u32, i32> {
     for (i, g) in GROUPS.iter().enumerate() {
         if g.id.load(Relaxed) == 0 && g.id.compare_exchange(0, u32::MAX, AcqRel, Relaxed).is_ok() {
+            g.session.store(session, Relaxed);
             g.arena.store(arena, Relaxed);
             g.len.store(len, Relaxed);
             g.channel.store(channel, Relaxed);

@@ -12,6 +12,8 @@
  *   talk sink PORT                 receives from one connection, checks the content
  *   talk storm PORT COUNT          COUNT connections, one after the other: a byte there and back, then
  *                                  a reset, so that no port is taken afterwards
+ *   talk more PORT                 for each number on stdin: so many more connections, or the oldest ones
+ *                                  closed; then exchanges on all at once; prints its place when it is done
  *   talk crowd COUNT EXCHANGES     COUNT connections between parent and child, then idle
  *   talk crowd COUNT EXCHANGES go  after SIGUSR1 the exchanges go on, until it is killed
  */
@@ -257,6 +259,37 @@ static void steps(int port)
     puts(recv(fd, in, 1, 0) == 0 ? "end" : "no end");
 }
 
+static void more(int port)
+{
+    enum { MOST = 64, SIZE = 3000 };
+    static struct { int fd; size_t at; } open[MOST];
+    static char out[SIZE], in[SIZE];
+    int first = 0, last = 0, n;
+    for (int place = 1; scanf("%d", &n) == 1; place++) {
+        for (; n > 0 && last < MOST; n--)
+            open[last++].fd = connect_at(port);
+        for (; n < 0 && first < last; n++)
+            MUST(close(open[first++].fd));
+        for (int round = 0; round < 100; round++) {
+            for (int i = first; i < last; i++) {
+                fill(out, SIZE, 20 + i, open[i].at);
+                send_all(open[i].fd, out, SIZE);
+            }
+            for (int i = first; i < last; i++) {
+                fill(out, SIZE, 20 + i, open[i].at);
+                recv_all(open[i].fd, in, SIZE);
+                if (memcmp(in, out, SIZE) != 0) {
+                    puts("content differs");
+                    exit(1);
+                }
+                open[i].at += SIZE;
+            }
+        }
+        printf("%d\n", place);
+    }
+    puts("end");
+}
+
 static void send_blocks(int port, size_t size)
 {
     char *out = malloc(size);
@@ -381,6 +414,8 @@ int main(int argc, char **argv)
         pump(a, b);
     else if (strcmp(what, "steps") == 0)
         steps(a);
+    else if (strcmp(what, "more") == 0)
+        more(a);
     else if (strcmp(what, "send") == 0)
         send_blocks(a, b);
     else if (strcmp(what, "sink") == 0)

@@ -1,6 +1,7 @@
 //! Killed and stopped processes: the survivor sees what TCP would show, and nothing is left over.
 
 use protocol::reason;
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 use tests::stream::Stream;
@@ -119,6 +120,63 @@ fn daemon_killed() {
     assert!(mostly, "{}", lab.stats().raw);
     pair.client.kill();
     check_survivor(&pair.server.finish());
+    lab.assert_clean();
+}
+
+/// Two processes whose connections come from one daemon and the next, which counts link groups and
+/// pairs from the beginning again: none is taken for another, neither open nor closed.
+#[test]
+fn connections_of_two_daemons() {
+    let program = ccase::compile("talk");
+    let mut lab = Lab::start();
+    let port = net::free_port();
+    let server = lab.eager(&program).words(&format!("events {port}"));
+    let server = server.spawn().listening(port);
+    let input = lab.dir().join("input");
+    let mut open = process::fifo(&input);
+    let client = lab.eager(&program).words(&format!("more {port}"));
+    let client = client.stdin(&input).spawn();
+    let mut place = 0;
+    let mut ask = |number: i32| {
+        place += 1;
+        writeln!(open, "{number}").expect("a reader");
+        let answer = format!("\n{place}\n");
+        let done = || format!("\n{}", client.stdout()).contains(&answer);
+        let done = net::wait_until(Duration::from_secs(30), done);
+        assert!(done, "step {place}: {}", client.stdout());
+    };
+    let fast = |lab: &Lab| lab.sockets().iter().filter(|r| r.is_smcd()).count();
+    ask(4);
+    ask(0);
+    let all_fast = |lab: &Lab, count: usize| {
+        let all = || plain_only() || fast(lab) == 2 * count;
+        let all = net::wait_until(Duration::from_secs(20), all);
+        assert!(all, "{:?}", lab.sockets());
+    };
+    all_fast(&lab, 4);
+    for _ in 0..3 {
+        lab.kill_daemon();
+        lab.start_daemon();
+        // Both are known to the new one before they ask it for anything.
+        let known = || plain_only() || lab.sockets().len() >= 8;
+        let mut tries = 0..60;
+        while !known() && tries.next().is_some() {
+            ask(0);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        ask(4);
+        ask(0);
+        ask(0);
+        all_fast(&lab, 8);
+        ask(-4);
+        ask(4);
+        ask(0);
+        all_fast(&lab, 8);
+        ask(-4);
+    }
+    drop(open);
+    client.finish().ok();
+    server.stop();
     lab.assert_clean();
 }
 

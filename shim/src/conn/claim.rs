@@ -396,17 +396,17 @@ pub fn forked() {
     WAITING.store(0, Relaxed);
 }
 
-/// Both ends are known. Takes the descriptors over when it gives true.
-pub fn paired(m: &Paired, received: [c_int; ctl::MAX_FDS]) -> bool {
+/// Both ends are known, says the daemon of this session. Takes the descriptors over when it gives true.
+pub fn paired(session: u32, m: &Paired, received: [c_int; ctl::MAX_FDS]) -> bool {
     let [arena, channel, wait, _] = received;
     let fresh = m.fresh != 0;
     let complete = arena >= 0 && channel >= 0 && wait >= 0;
     let side = lgr::side_id(m.lgr, m.side);
     let group = if fresh && complete {
         lgr::sweep();
-        lgr::add(side, m.arena_len, [arena, channel, wait]).ok()
+        lgr::add(session, side, m.arena_len, [arena, channel, wait]).ok()
     } else {
-        lgr::find(side)
+        lgr::find(session, side)
     };
     let installed = group.is_some_and(|group| install(m, group));
     if !installed {
