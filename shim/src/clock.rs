@@ -8,6 +8,11 @@ pub fn now() -> u64 {
     os::clock_monotonic()
 }
 
+/// The time `ns` from now; the end of time, if it is beyond that.
+pub fn after(ns: u64) -> u64 {
+    now().saturating_add(ns)
+}
+
 /// The time-stamp counter.
 #[inline]
 pub fn ticks() -> u64 {

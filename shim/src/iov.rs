@@ -45,6 +45,12 @@ impl Iov {
         check(base, len).map(|()| Iov::unchecked(base, len))
     }
 
+    /// One buffer of a receive, of which the kernel looks at as much as it can fill in one call.
+    #[inline]
+    pub fn cut(base: *const libc::c_void, len: usize) -> Result<Iov, i32> {
+        Iov::single(base, len.min(MAX_BYTES))
+    }
+
     /// One buffer that is not written to: the bytes are dropped (MSG_TRUNC).
     pub fn unchecked(base: *const libc::c_void, len: usize) -> Iov {
         let len = len.min(MAX_BYTES);
@@ -87,12 +93,18 @@ impl Iov {
             single,
             len: 0,
         };
+        // Lengths first; then the addresses, of a single buffer as in `cut`.
+        if (0..iov.count).any(|i| iov.at(i).iov_len > isize::MAX as usize) {
+            return Err(libc::EINVAL);
+        }
+        let most = if iov.count == 1 {
+            MAX_BYTES
+        } else {
+            usize::MAX
+        };
         for i in 0..iov.count {
             let one = iov.at(i);
-            if one.iov_len > isize::MAX as usize {
-                return Err(libc::EINVAL);
-            }
-            check(one.iov_base, one.iov_len)?;
+            check(one.iov_base, one.iov_len.min(most))?;
             iov.len = iov.len.saturating_add(one.iov_len);
         }
         iov.len = iov.len.min(MAX_BYTES);

@@ -30,7 +30,9 @@ pub fn prepare(list: &[pollfd]) -> bool {
         match fds::meaning(one.fd) {
             Meaning::Conn(sock) => found |= sock.careful(),
             Meaning::Set(index) => epoll::escape(index),
-            _ => {}
+            // To be asked about as something that is not there.
+            Meaning::Ours => found = true,
+            Meaning::None => {}
         }
     }
     found
@@ -43,7 +45,7 @@ pub fn poll(
     timeout: Option<u64>,
     mask: Option<*const libc::sigset_t>,
 ) -> Result<usize, i32> {
-    let end = timeout.map(|ns| clock::now().saturating_add(ns));
+    let end = timeout.map(clock::after);
     let mut spun = false;
     loop {
         if claim::waiting() {
@@ -99,6 +101,9 @@ fn look(list: &[pollfd], scratch: &mut [pollfd]) -> bool {
     let mut found = false;
     for (one, copy) in list.iter().zip(scratch.iter_mut()) {
         *copy = pollfd { revents: 0, ..*one };
+        if matches!(fds::meaning(one.fd), Meaning::Ours) {
+            copy.fd = i32::MAX;
+        }
         if let Some(sock) = careful(one.fd) {
             ready::service(sock);
             copy.events = ready::kernel_events(sock, one.events);

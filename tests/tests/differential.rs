@@ -174,6 +174,20 @@ cases! { odd:
     shared_port Fast,
 }
 
+cases! { args:
+    lengths Fast,
+    addresses Fast,
+    narrow_option Fast,
+    long_times Fast,
+    numbers Fast,
+    nobody_elses Fast,
+    more_than_the_set Fast,
+    restarted_splice Fast,
+    sendfile_unknown_length Fast,
+    same_structure Fast,
+    control_data Fast,
+}
+
 cases! { bulk:
     own_both_ends Fast,
     full_then_room Fast,

@@ -63,8 +63,10 @@ unsafe fn waiting(
     mask: *const sigset_t,
     kernel: impl FnOnce() -> c_int,
 ) -> c_int {
-    let Meaning::Set(index) = fds::decode(e, epfd) else {
-        return kernel();
+    let index = match fds::decode(e, epfd) {
+        Meaning::Set(index) => index,
+        Meaning::Ours => return errno::fail(libc::EBADF),
+        Meaning::Conn(_) | Meaning::None => return kernel(),
     };
     let Some(set) = epoll::known(index) else {
         return kernel();

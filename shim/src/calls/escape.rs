@@ -8,7 +8,7 @@
 
 use crate::conn::{Sock, passed, phase, revert};
 use crate::real::Argv;
-use crate::{fds, lock, os};
+use crate::{fds, iov, lock, os};
 use protocol::reason;
 use std::ffi::{c_char, c_int};
 use std::sync::atomic::Ordering::*;
@@ -62,17 +62,17 @@ impl Told {
         let texts = |vector: Argv| {
             let mut at = vector;
             std::iter::from_fn(move || {
-                if at.is_null() {
+                if iov::wild(at.cast(), size_of::<*const c_char>()) {
                     return None;
                 }
                 // SAFETY: the program's vector, which a null ends.
                 let text = unsafe { *at };
                 at = at.wrapping_add(1);
-                (!text.is_null()).then_some(text)
+                (!iov::wild(text.cast(), 1)).then_some(text)
             })
         };
         let [argv, envp] = self.vectors;
-        let command = (!self.command.is_null()).then_some(self.command);
+        let command = (!iov::wild(self.command.cast(), 1)).then_some(self.command);
         for text in texts(argv).chain(texts(envp)).chain(command) {
             numbers_of(text, &mut each);
         }

@@ -31,7 +31,11 @@ pub fn close(e: Entry, fd: c_int) -> c_int {
 
 /// shutdown: e = the table's word for the descriptor.
 pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
-    let sock = fds::sock_of(e, fd);
+    let sock = match fds::decode(e, fd) {
+        Meaning::Conn(sock) => Some(sock),
+        Meaning::Ours => return errno::fail(libc::EBADF),
+        Meaning::Set(_) | Meaning::None => None,
+    };
     let before = sock.map_or(0, |sock| sock.flags.load(Relaxed));
     if let Some(sock) = sock {
         let writing = matches!(how, libc::SHUT_WR | libc::SHUT_RDWR);
@@ -140,13 +144,21 @@ pub fn dup(e: Entry, fd: c_int) -> c_int {
     new
 }
 
+/// Whether the kernel refuses to replace `new` by `old`, or has nothing to do.
+fn stays(old: c_int, new: c_int, flags: c_int) -> bool {
+    old == new
+        || flags & !libc::O_CLOEXEC != 0
+        || fds::get(new) != 0 && new as usize >= os::descriptor_limit()
+        || os::fcntl(old, libc::F_GETFD, 0).is_err()
+}
+
 /// dup2 and dup3: the number `new` loses what it meant and means what `old` means.
-fn replace(old: c_int, new: c_int, kernel: impl FnOnce() -> c_int) -> c_int {
+fn replace(old: c_int, new: c_int, flags: c_int, kernel: impl FnOnce() -> c_int) -> c_int {
     let meaning = fds::meaning(old);
     if matches!(meaning, Meaning::Ours) {
         return errno::fail(libc::EBADF);
     }
-    if old == new || borrowed_memory() || os::fcntl(old, libc::F_GETFD, 0).is_err() {
+    if borrowed_memory() || stays(old, new, flags) {
         if let (Meaning::Conn(sock), 0..=2) = (meaning, new) {
             // A vfork child gives the connection to the program that it will become.
             revert::leave(sock, reason::STD_FD);
@@ -181,13 +193,13 @@ fn replace(old: c_int, new: c_int, kernel: impl FnOnce() -> c_int) -> c_int {
 /// dup2: the table's words for both descriptors.
 pub fn dup2(_e_old: Entry, _e_new: Entry, old: c_int, new: c_int) -> c_int {
     // SAFETY: no pointers.
-    replace(old, new, || unsafe { real::dup2(old, new) })
+    replace(old, new, 0, || unsafe { real::dup2(old, new) })
 }
 
 /// dup3: the table's words for both descriptors.
 pub fn dup3(_e_old: Entry, _e_new: Entry, old: c_int, new: c_int, flags: c_int) -> c_int {
     // SAFETY: no pointers.
-    replace(old, new, || unsafe { real::dup3(old, new, flags) })
+    replace(old, new, flags, || unsafe { real::dup3(old, new, flags) })
 }
 
 /// fcntl: e = the table's word for the descriptor.
@@ -294,7 +306,13 @@ const ONLY_MARK: c_int = 4;
 
 /// close_range.
 pub fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
-    if flags & ONLY_MARK != 0 || first > last || flags & !6 != 0 || borrowed_memory() {
+    let out_of_reach = first > i32::MAX as c_uint;
+    if out_of_reach
+        || flags & ONLY_MARK != 0
+        || first > last
+        || flags & !6 != 0
+        || borrowed_memory()
+    {
         // SAFETY: no pointers.
         return unsafe { real::close_range(first, last, flags) };
     }

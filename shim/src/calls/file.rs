@@ -2,12 +2,13 @@
 
 use crate::calls::transfer;
 use crate::calls::way::{self, Way};
-use crate::conn::Sock;
 use crate::conn::rx::{Sink, available};
 use crate::conn::tx::Source;
-use crate::fds::Entry;
-use crate::{errno, os, real};
+use crate::conn::{Sock, revert};
+use crate::fds::{self, Entry, Meaning};
+use crate::{errno, iov, os, real, signals, wait};
 use libc::{c_int, c_uint, iovec, off_t, size_t, ssize_t};
+use protocol::reason;
 
 /// The kernel moves at most this many bytes in a call.
 const MAX: size_t = 0x7fff_f000;
@@ -39,18 +40,26 @@ pub unsafe fn sendfile(
             n
         }
         (Way::Plain(sock) | Way::Careful(sock), _) if let Some(size) = os::regular_size(input) => {
+            if !offset.is_null() && iov::wild(offset.cast(), size_of::<off_t>()) {
+                return errno::fail(libc::EFAULT);
+            }
             // SAFETY: null or the program's.
-            unsafe { send_file(sock, (input, size), offset, count) }
+            let sent = unsafe { send_file(sock, (input, size), offset, count) };
+            sent.unwrap_or_else(|| {
+                revert::leave(sock, reason::SOCKOPT);
+                kernel()
+            })
         }
         (Way::Plain(sock) | Way::Careful(sock), _) => {
-            crate::conn::revert::leave(sock, protocol::reason::SOCKOPT);
+            revert::leave(sock, reason::SOCKOPT);
             kernel()
         }
         _ => kernel(),
     }
 }
 
-/// A file of that size. Few system calls: one for a small file beside the copy itself.
+/// A file of that size. `None`: it holds more than its size says (procfs), and only the kernel knows
+/// whether it can be sent. Few system calls: one for a small file beside the copy itself.
 ///
 /// # Safety
 /// `offset` is null or the program's.
@@ -59,31 +68,32 @@ unsafe fn send_file(
     (file, size): (c_int, u64),
     offset: *mut off_t,
     count: size_t,
-) -> ssize_t {
+) -> Option<ssize_t> {
     // SAFETY: the caller's promise.
     let given = unsafe { offset.as_mut() };
     let start = match &given {
         Some(at) => **at,
         None => match os::seek(file, 0, libc::SEEK_CUR) {
             Ok(at) => at as off_t,
-            Err(e) => return errno::fail(e),
+            Err(e) => return Some(errno::fail(e)),
         },
     };
     if start < 0 {
-        return errno::fail(libc::EINVAL);
+        return Some(errno::fail(libc::EINVAL));
     }
     let unreadable = || {
         os::fcntl(file, libc::F_GETFL, 0)
             .is_ok_and(|flags| flags as c_int & libc::O_ACCMODE == libc::O_WRONLY)
     };
+    let wanted = count;
     let count = count
         .min(MAX)
         .min(size.saturating_sub(start as u64) as usize);
     if count == 0 {
-        return if unreadable() {
-            errno::fail(libc::EBADF)
-        } else {
-            0
+        return match unreadable() {
+            true => Some(errno::fail(libc::EBADF)),
+            false if wanted != 0 && size == 0 && os::has_byte(file, start) => None,
+            false => Some(0),
         };
     }
     let n = transfer::send(sock, count, 0, |done| {
@@ -91,7 +101,7 @@ unsafe fn send_file(
     });
     // Where there is room, the copy itself says so.
     if n < 0 && errno::get() == libc::EAGAIN && unreadable() {
-        return errno::fail(libc::EBADF);
+        return Some(errno::fail(libc::EBADF));
     }
     if n > 0 {
         let end = start + n as off_t;
@@ -102,7 +112,7 @@ unsafe fn send_file(
             }
         }
     }
-    n
+    Some(n)
 }
 
 /// splice: e_in, e_out = the table's word for the descriptor.
@@ -152,6 +162,22 @@ pub unsafe fn splice(
     }
 }
 
+/// Waits for a pipe as the kernel's splice does; handlers that want it let it go on.
+fn pipe_ready(pipe: c_int, events: i16, limit: Option<u64>) -> Result<i16, i32> {
+    let mut one = libc::pollfd {
+        fd: pipe,
+        events,
+        revents: 0,
+    };
+    loop {
+        signals::forget();
+        match wait::doze(std::slice::from_mut(&mut one), limit, None) {
+            Err(libc::EINTR) if !signals::interrupts() => {}
+            done => return done.map(|_| one.revents),
+        }
+    }
+}
+
 fn is_pipe(fd: c_int) -> bool {
     os::fcntl(fd, libc::F_GETPIPE_SZ, 0).is_ok()
 }
@@ -181,7 +207,7 @@ fn splice_out(
         if !wait {
             return errno::fail(libc::EAGAIN);
         }
-        match os::poll_one(pipe, libc::POLLOUT, -1) {
+        match pipe_ready(pipe, libc::POLLOUT, None) {
             Err(e) => return errno::fail(e),
             Ok(revents) if revents & libc::POLLERR != 0 => return kernel(),
             Ok(_) => {}
@@ -203,7 +229,7 @@ fn splice_in(
     let nonblock = flags & libc::SPLICE_F_NONBLOCK != 0
         || os::fcntl(pipe, libc::F_GETFL, 0)
             .is_ok_and(|flags| flags as c_int & libc::O_NONBLOCK != 0);
-    match os::poll_one(pipe, libc::POLLIN, if nonblock { 0 } else { -1 }) {
+    match pipe_ready(pipe, libc::POLLIN, nonblock.then_some(0)) {
         Err(e) => return errno::fail(e),
         Ok(0) => return errno::fail(libc::EAGAIN),
         Ok(_) => {}
@@ -216,15 +242,22 @@ fn splice_in(
     transfer::send(sock, n, 0, |done| Source::Pipe(pipe, n - done))
 }
 
+fn ours(e: Entry, fd: c_int) -> bool {
+    matches!(fds::decode(e, fd), Meaning::Ours)
+}
+
 /// tee: e_in, e_out = the table's word for the descriptor.
 pub fn tee(
-    _e_in: Entry,
-    _e_out: Entry,
+    e_in: Entry,
+    e_out: Entry,
     input: c_int,
     output: c_int,
     len: size_t,
     flags: c_uint,
 ) -> ssize_t {
+    if ours(e_in, input) || ours(e_out, output) {
+        return errno::fail(libc::EBADF);
+    }
     // SAFETY: the caller's own arguments.
     unsafe { real::tee(input, output, len, flags) }
 }
@@ -234,12 +267,15 @@ pub fn tee(
 /// # Safety
 /// As for the C function.
 pub unsafe fn vmsplice(
-    _e: Entry,
+    e: Entry,
     fd: c_int,
     iov: *const iovec,
     count: size_t,
     flags: c_uint,
 ) -> ssize_t {
+    if ours(e, fd) {
+        return errno::fail(libc::EBADF);
+    }
     // SAFETY: the caller's own arguments.
     unsafe { real::vmsplice(fd, iov, count, flags) }
 }

@@ -6,7 +6,7 @@ use crate::conn::rx::Sink;
 use crate::conn::tx::Source;
 use crate::conn::{Sock, phase, quick};
 use crate::fds::Entry;
-use crate::iov::{FAULT_LATER, Iov};
+use crate::iov::{FAULT_LATER, Iov, wild};
 use crate::{errno, real};
 use libc::{c_int, c_void, iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 
@@ -278,6 +278,9 @@ pub unsafe fn preadv2(
 ) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::preadv2(fd, iov, count, offset, flags) };
+    if matches!(way::of(e, fd), Way::Ours) {
+        return errno::fail(libc::EBADF);
+    }
     if offset != -1 || flags & !RWF_NOWAIT != 0 {
         return kernel();
     }
@@ -306,6 +309,9 @@ pub unsafe fn pwritev2(
 ) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::pwritev2(fd, iov, count, offset, flags) };
+    if matches!(way::of(e, fd), Way::Ours) {
+        return errno::fail(libc::EBADF);
+    }
     if offset != -1 || flags & !RWF_NOWAIT != 0 {
         return kernel();
     }
@@ -344,7 +350,7 @@ fn buffer(buf: *const c_void, len: size_t, flags: c_int) -> Result<Iov, i32> {
     if flags & libc::MSG_TRUNC != 0 {
         return Ok(Iov::unchecked(buf, len));
     }
-    Iov::single(buf, len)
+    Iov::cut(buf, len)
 }
 
 /// recvfrom: a stream has no sender's address.
@@ -362,10 +368,19 @@ pub unsafe fn recvfrom(
     addr_len: *mut socklen_t,
 ) -> ssize_t {
     let no_address = |n: ssize_t| {
-        if n >= 0 && !addr.is_null() && !addr_len.is_null() {
-            // SAFETY: the program's own variable.
-            unsafe { *addr_len = 0 };
+        if n < 0 || addr.is_null() {
+            return n;
         }
+        // The bytes are gone, whatever it says.
+        if wild(addr_len.cast(), size_of::<socklen_t>()) {
+            return errno::fail(libc::EFAULT);
+        }
+        // SAFETY: the program's own variable.
+        let len = unsafe { &mut *addr_len };
+        if (*len).cast_signed() < 0 {
+            return errno::fail(libc::EINVAL);
+        }
+        *len = 0;
         n
     };
     if let Some(n) = taken(e, fd, buf, len, flags) {
@@ -400,6 +415,9 @@ pub unsafe fn send(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: 
     )
 }
 
+/// `sizeof(struct sockaddr_storage)`
+const ADDRESS_MAX: socklen_t = 128;
+
 /// sendto: on a connected stream the address means nothing.
 ///
 /// # Safety
@@ -414,15 +432,16 @@ pub unsafe fn sendto(
     addr: *const sockaddr,
     addr_len: socklen_t,
 ) -> ssize_t {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::sendto(fd, buf, len, flags, addr, addr_len) };
+    if !addr.is_null() && (addr_len > ADDRESS_MAX || wild(addr.cast(), addr_len as usize)) {
+        // The kernel refuses it, before it sends anything.
+        return kernel();
+    }
     if let Some(n) = put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags)) {
         return n;
     }
-    send_way(
-        e,
-        fd,
-        flags,
-        // SAFETY: the caller's own arguments.
-        || unsafe { real::sendto(fd, buf, len, flags, addr, addr_len) },
-        |sock| careful_send(sock, Iov::single(buf, len), flags),
-    )
+    send_way(e, fd, flags, kernel, |sock| {
+        careful_send(sock, Iov::single(buf, len), flags)
+    })
 }

@@ -1,8 +1,8 @@
 //! How sockets come into being and find their peer.
 
 use crate::conn::{life, phase};
-use crate::fds::{self, Entry};
-use crate::{clock, config, errno, os, real};
+use crate::fds::{self, Entry, Meaning};
+use crate::{clock, config, errno, iov, os, real};
 use libc::{c_int, sockaddr, socklen_t};
 
 /// Which accept the program called.
@@ -36,13 +36,19 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
 ///
 /// # Safety
 /// As for the C function.
-pub unsafe fn bind(_e: Entry, fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
+pub unsafe fn bind(e: Entry, fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
+    if matches!(fds::decode(e, fd), Meaning::Ours) {
+        return errno::fail(libc::EBADF);
+    }
     // SAFETY: the caller's own arguments.
     unsafe { real::bind(fd, addr, len) }
 }
 
 /// listen: e = the table's word for the descriptor.
 pub fn listen(e: Entry, fd: c_int, backlog: c_int) -> c_int {
+    if matches!(fds::decode(e, fd), Meaning::Ours) {
+        return errno::fail(libc::EBADF);
+    }
     // SAFETY: the caller's own arguments.
     let result = unsafe { real::listen(fd, backlog) };
     if result == 0
@@ -58,11 +64,15 @@ pub fn listen(e: Entry, fd: c_int, backlog: c_int) -> c_int {
 /// # Safety
 /// As for the C function.
 pub unsafe fn connect(e: Entry, fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
-    let sock = fds::sock_of(e, fd);
-    let family = if addr.is_null() || len < 2 {
+    let sock = match fds::decode(e, fd) {
+        Meaning::Conn(sock) => Some(sock),
+        Meaning::Ours => return errno::fail(libc::EBADF),
+        Meaning::Set(_) | Meaning::None => None,
+    };
+    let family = if len < 2 || iov::wild(addr.cast(), 2) {
         -1
     } else {
-        // SAFETY: `addr` is the program's; the kernel reads it too, and refuses a null one.
+        // SAFETY: `addr` is the program's; the kernel reads it too, and refuses a wild one.
         c_int::from(unsafe { (*addr).sa_family })
     };
     if let Some(sock) = sock
@@ -99,6 +109,9 @@ pub unsafe fn accept4(
     flags: c_int,
     which: Which,
 ) -> c_int {
+    if matches!(fds::decode(e, fd), Meaning::Ours) {
+        return errno::fail(libc::EBADF);
+    }
     let new = match which {
         // SAFETY: the caller's own arguments.
         Which::Accept => unsafe { real::accept(fd, addr, len) },

@@ -1,12 +1,12 @@
 //! The message calls: recvmsg, sendmsg and their many-message forms.
 
-use crate::calls::inq;
 use crate::calls::io::{careful_receive, careful_send, receive, send_way};
 use crate::calls::way::{self, Way};
+use crate::calls::{inq, poll};
 use crate::conn::{Sock, kept};
 use crate::fds::Entry;
 use crate::iov::{self, Iov};
-use crate::{errno, os, real};
+use crate::{clock, errno, os, real};
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 
 /// recvmsg.
@@ -71,12 +71,39 @@ unsafe fn careful_sendmsg(sock: Sock, msg: *const msghdr, flags: c_int) -> ssize
     }
     // SAFETY: the caller's promise.
     let msg = unsafe { &*msg };
+    if msg.msg_controllen != 0
+        && let Err(e) = control_taken(sock, msg)
+    {
+        return errno::fail(e);
+    }
     // SAFETY: likewise.
     careful_send(
         sock,
         unsafe { Iov::many(msg.msg_iov, msg.msg_iovlen) },
         flags,
     )
+}
+
+/// What the kernel says of control data, for which a stream has hardly a use: it is asked to send them
+/// with nothing.
+#[cold]
+fn control_taken(sock: Sock, msg: &msghdr) -> Result<(), i32> {
+    let mut only = msghdr {
+        msg_name: std::ptr::null_mut(),
+        msg_namelen: 0,
+        msg_iov: std::ptr::null_mut(),
+        msg_iovlen: 0,
+        ..*msg
+    };
+    match os::sendmsg(sock.fd, &mut only, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) {
+        Err(e @ (libc::EINVAL | libc::EFAULT | libc::EPERM | libc::ENOBUFS)) => Err(e),
+        Err(e) if e != libc::EPIPE => {
+            // Of the connection: the send itself tells.
+            sock.owe(e);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// recvmmsg: one message after the other, as the kernel does.
@@ -94,7 +121,8 @@ pub unsafe fn recvmmsg(
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::recvmmsg(fd, msgs, count, flags, timeout) };
     match way::of(e, fd) {
-        Way::Kernel | Way::Ours => kernel(),
+        Way::Kernel => kernel(),
+        Way::Ours => errno::fail(libc::EBADF),
         Way::Settled(sock) => {
             let n = kernel();
             // SAFETY: so many were filled in.
@@ -110,7 +138,7 @@ pub unsafe fn recvmmsg(
         // The connection is held for the whole of the call.
         Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
             // SAFETY: the caller's own arguments.
-            unsafe { receive_each(e, sock, msgs, count.min(MOST), flags, timeout) }
+            unsafe { receive_in_time(e, sock, msgs, count.min(MOST), flags, timeout) }
         }),
     }
 }
@@ -132,21 +160,46 @@ unsafe fn total(msgs: *const mmsghdr, n: c_int) -> ssize_t {
 
 /// # Safety
 /// As for [`recvmmsg`].
+unsafe fn receive_in_time(
+    e: Entry,
+    sock: Sock,
+    msgs: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+    timeout: *mut timespec,
+) -> c_int {
+    if !timeout.is_null() && iov::wild(timeout.cast(), size_of::<timespec>()) {
+        return errno::fail(libc::EFAULT);
+    }
+    // SAFETY: the program's own variable, if there is one.
+    let Ok(given) = (unsafe { poll::nanoseconds(timeout) }) else {
+        return errno::fail(libc::EINVAL);
+    };
+    let end = given.map(clock::after);
+    // SAFETY: the caller's promise.
+    let n = unsafe { receive_each(e, sock, msgs, count, flags, end) };
+    // SAFETY: see above.
+    let left = unsafe { timeout.as_mut() };
+    if let (1.., Some(end), Some(left)) = (n, end, left) {
+        *left = os::timespec(end.saturating_sub(clock::now()));
+    }
+    n
+}
+
+/// # Safety
+/// As for [`recvmmsg`]; `end` in place of its timeout.
 unsafe fn receive_each(
     e: Entry,
     mut sock: Sock,
     msgs: *mut mmsghdr,
     count: c_uint,
     flags: c_int,
-    timeout: *mut timespec,
+    end: Option<u64>,
 ) -> c_int {
     if let Ok(error @ 1..) = os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_ERROR) {
         // Alone among the receives, it looks for an error first.
         return errno::fail(error);
     }
-    // SAFETY: the program's own variable, if there is one.
-    let limit = unsafe { timeout.as_ref() }
-        .map(|t| crate::clock::now() + t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64);
     let mut flags_now = flags & !libc::MSG_WAITFORONE;
     for i in 0..count {
         let entry = msgs.wrapping_add(i as usize);
@@ -177,7 +230,7 @@ unsafe fn receive_each(
         if flags & libc::MSG_WAITFORONE != 0 {
             flags_now |= libc::MSG_DONTWAIT;
         }
-        if limit.is_some_and(|end| crate::clock::now() >= end) {
+        if end.is_some_and(|end| clock::now() >= end) {
             return i as c_int + 1;
         }
     }
@@ -203,7 +256,8 @@ pub unsafe fn sendmmsg(
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::sendmmsg(fd, msgs, count, flags) };
     match way::of(e, fd) {
-        Way::Kernel | Way::Ours => kernel(),
+        Way::Kernel => kernel(),
+        Way::Ours => errno::fail(libc::EBADF),
         Way::Settled(sock) => {
             let n = kernel();
             // SAFETY: so many were filled in.

@@ -2,7 +2,7 @@
 
 use crate::calls::way;
 use crate::conn::phase;
-use crate::fds;
+use crate::fds::{self, Meaning};
 use crate::pollset;
 use crate::{clock, errno, os, real};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
@@ -98,7 +98,7 @@ pub unsafe fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
 ///
 /// # Safety
 /// `time` is null or the program's.
-unsafe fn nanoseconds(time: *const timespec) -> Result<Option<u64>, ()> {
+pub(super) unsafe fn nanoseconds(time: *const timespec) -> Result<Option<u64>, ()> {
     // SAFETY: the caller's promise.
     match unsafe { time.as_ref() } {
         None => Ok(None),
@@ -239,7 +239,7 @@ unsafe fn select_careful(
         by_kernel = true;
         kernel()
     };
-    let (count, end) = (list.len() as nfds_t, timeout.map(|ns| clock::now() + ns));
+    let (count, end) = (list.len() as nfds_t, timeout.map(clock::after));
     // SAFETY: the list itself.
     let mut n = unsafe { polling(at, count, timeout, mask, kernel) };
     if n < 0 || by_kernel {
@@ -302,6 +302,7 @@ pub unsafe fn select(
     except: *mut fd_set,
     timeout: *mut timeval,
 ) -> c_int {
+    let count = reach(count);
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::select(count, read, write, except, timeout) };
     // SAFETY: null or the program's.
@@ -349,6 +350,7 @@ pub unsafe fn pselect(
     timeout: *const timespec,
     mask: *const sigset_t,
 ) -> c_int {
+    let count = reach(count);
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::pselect(count, read, write, except, timeout, mask) };
     // SAFETY: likewise.
@@ -379,10 +381,8 @@ pub unsafe fn any_polled(fds: *const pollfd, count: nfds_t) -> bool {
 /// # Safety
 /// Each set must be null or hold `count` bits, rounded up to a whole word.
 pub unsafe fn any_selected(count: c_int, sets: [*const fd_set; 3]) -> bool {
-    let words = usize::try_from(count)
-        .unwrap_or(0)
-        .div_ceil(64)
-        .min(MOST as usize / 64);
+    let count = reach(count);
+    let words = usize::try_from(count).unwrap_or(0).div_ceil(64);
     sets.into_iter().filter(|set| !set.is_null()).any(|set| {
         (0..words).any(|word| {
             // SAFETY: the caller's set; the kernel would read all of it too.
@@ -397,6 +397,45 @@ pub unsafe fn any_selected(count: c_int, sets: [*const fd_set; 3]) -> bool {
             found
         })
     })
+}
+
+/// What a `fd_set` holds.
+const SET: c_int = 1024;
+
+/// How many descriptors a select that names `count` is about. The kernel looks no further than its table
+/// of the process goes, so that programs name as many as there may ever be, with sets for fewer. Our own
+/// descriptors, which are high, have made the table longer, and it would read and write beyond the sets.
+fn reach(count: c_int) -> c_int {
+    if count <= SET {
+        count
+    } else {
+        far_reach(count)
+    }
+}
+
+#[cold]
+fn far_reach(count: c_int) -> c_int {
+    const PART: usize = 512;
+    let mut part = [NOTHING; PART];
+    let mut end = count.min(os::descriptor_table());
+    while end > SET {
+        let from = (end - PART as c_int).max(SET);
+        let asked = part.get_mut(..(end - from) as usize).unwrap_or(&mut []);
+        for (one, fd) in asked.iter_mut().zip(from..) {
+            one.fd = fd;
+        }
+        if os::ppoll(asked, Some(0), None).is_err() {
+            return end;
+        }
+        let open = |one: &pollfd| {
+            one.revents & libc::POLLNVAL == 0 && !matches!(fds::meaning(one.fd), Meaning::Ours)
+        };
+        if let Some(highest) = asked.iter().rfind(|one| open(one)) {
+            return highest.fd + 1;
+        }
+        end = from;
+    }
+    SET
 }
 
 /// The kernel refuses a list longer than the limit of descriptors, and the array need not be as long

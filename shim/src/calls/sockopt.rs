@@ -3,7 +3,7 @@
 use crate::calls::inq;
 use crate::conn::{Sock, died, flag, ready, revert, rx};
 use crate::fds::{self, Entry, Meaning};
-use crate::{epoll, errno, os, real};
+use crate::{epoll, errno, iov, os, real};
 use libc::{c_int, c_void, socklen_t};
 use protocol::reason;
 use std::sync::atomic::Ordering::AcqRel;
@@ -31,16 +31,21 @@ pub unsafe fn getsockopt(
         && level == libc::SOL_SOCKET
         && name == libc::SO_ERROR
     {
-        let value = value.cast::<c_int>();
-        // SAFETY: the kernel has written an int there.
-        let reported = unsafe { value.read_unaligned() };
+        let mut bytes = [0; size_of::<c_int>()];
+        // SAFETY: the kernel has written there how much of an int it has given.
+        let given = unsafe { *len as usize }.min(bytes.len());
+        let value = value.cast::<u8>();
+        // SAFETY: so many bytes; likewise below.
+        unsafe { value.copy_to_nonoverlapping(bytes.as_mut_ptr(), given) };
+        let reported = c_int::from_ne_bytes(bytes);
         let error = match owed(sock) {
             Some(error) => error,
             None if died::in_order_after(&sock, reported) => 0,
             None => reported,
         };
-        // SAFETY: likewise.
-        unsafe { value.write_unaligned(error) };
+        let bytes = error.to_ne_bytes();
+        // SAFETY: see above.
+        unsafe { value.copy_from_nonoverlapping(bytes.as_ptr(), given) };
     }
     result
 }
@@ -103,7 +108,7 @@ pub unsafe fn setsockopt(
     value: *const c_void,
     len: socklen_t,
 ) -> c_int {
-    let number = if value.is_null() || len < 4 {
+    let number = if len < 4 || iov::wild(value, 4) {
         0
     } else {
         // SAFETY: at least four bytes of the program's.

@@ -59,7 +59,7 @@ impl Patience {
         // A system call: not before it is known that the call sleeps.
         let deadline = *self
             .deadline
-            .get_or_insert_with(|| os::timeout(sock.fd, option).map(|ns| clock::now() + ns));
+            .get_or_insert_with(|| os::timeout(sock.fd, option).map(clock::after));
         match wait::sleep(sock, want, deadline) {
             Wake::TimedOut => return Err(Stop::WouldBlock),
             Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {
@@ -233,9 +233,9 @@ fn more_to_peek(sock: Sock, patience: &mut Patience, n: usize) -> bool {
     // Readiness does not tell how much: look again in small steps.
     let before = clock::now();
     let _ = os::poll_one(sock.fd, libc::POLLRDHUP, 1);
-    let deadline = *patience
-        .deadline
-        .get_or_insert_with(|| os::timeout(sock.fd, libc::SO_RCVTIMEO).map(|ns| before + ns));
+    let deadline = *patience.deadline.get_or_insert_with(|| {
+        os::timeout(sock.fd, libc::SO_RCVTIMEO).map(|ns| before.saturating_add(ns))
+    });
     n > 0 && deadline.is_none_or(|end| clock::now() < end)
 }
 

@@ -345,14 +345,9 @@ unsafe extern "C-unwind" fn always(
                     }
                     given.mask
                 };
-                small(calls::poll::pselect(
-                    int(a),
-                    b as _,
-                    c as _,
-                    d as _,
-                    e as _,
-                    mask,
-                ))
+                small(timed(e as _, || {
+                    calls::poll::pselect(int(a), b as _, c as _, d as _, e as _, mask)
+                }))
             }
             libc::SYS_dup2 if ours(a) || ours(b) => small(super::fd::dup2(int(a), int(b))),
             libc::SYS_dup3 if ours(a) || ours(b) => small(super::fd::dup3(int(a), int(b), int(c))),

@@ -16,12 +16,14 @@ fn replaced(signal: c_int, behind: usize, old: sighandler_t) -> sighandler_t {
 hook! {
     libc fn sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
         let behind = signals::behind(signal);
+        // Now: the old one may go to the same place.
+        let matters = new.as_ref().is_some_and(signals::matters);
         let result = real::sigaction(signal, new, old);
         if result == 0 {
             if let Some(old) = old.as_mut() {
                 old.sa_sigaction = signals::shown(old.sa_sigaction, behind);
             }
-            if new.as_ref().is_some_and(signals::matters) {
+            if matters {
                 errno::keep(|| signals::changed(signal));
             }
         }

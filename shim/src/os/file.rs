@@ -67,6 +67,16 @@ pub fn preadv(fd: c_int, list: *const libc::iovec, count: usize, offset: i64) ->
     call!(libc::SYS_preadv, fd, list, count, offset, 0)
 }
 
+/// Whether a file has a byte at `offset`.
+pub fn has_byte(fd: c_int, offset: i64) -> bool {
+    let mut byte = 0u8;
+    let one = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    preadv(fd, &raw const one, 1, offset) == Ok(1)
+}
+
 pub fn splice(from: c_int, to: c_int, len: usize, flags: u32) -> Result<usize> {
     call!(libc::SYS_splice, from, 0, to, 0, len, flags)
 }

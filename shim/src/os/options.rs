@@ -65,7 +65,8 @@ pub fn timeout(fd: c_int, name: c_int) -> Option<u64> {
     let mut len = size_of::<libc::timeval>() as u32;
     let (at, len) = (&raw mut time, &raw mut len);
     call!(libc::SYS_getsockopt, fd, libc::SOL_SOCKET, name, at, len).ok()?;
-    let ns = time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
+    let seconds = (time.tv_sec as u64).saturating_mul(1_000_000_000);
+    let ns = seconds.saturating_add(time.tv_usec as u64 * 1000);
     (ns != 0).then_some(ns)
 }
 

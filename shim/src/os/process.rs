@@ -111,6 +111,24 @@ pub fn online_cpus() -> u32 {
     count.max(1)
 }
 
+/// Places in the kernel's table of this process's descriptors; as many as there may be when it does not
+/// say.
+pub fn descriptor_table() -> c_int {
+    const NAME: &[u8] = b"\nFDSize:\t";
+    let mut text = [0u8; 2048];
+    let n = read_file(b"/proc/self/status\0", &mut text).unwrap_or(0);
+    let text = text.get(..n).unwrap_or(&[]);
+    let at = text.windows(NAME.len()).position(|part| part == NAME);
+    let digits = at.and_then(|at| text.get(at + NAME.len()..)).unwrap_or(&[]);
+    let digits = digits.iter().take_while(|c| c.is_ascii_digit());
+    match digits.fold(0, |n: c_int, c| {
+        n.saturating_mul(10).saturating_add(c_int::from(c - b'0'))
+    }) {
+        0 => c_int::try_from(descriptor_limit()).unwrap_or(c_int::MAX),
+        n => n,
+    }
+}
+
 pub fn descriptor_limit() -> usize {
     limit_of(libc::RLIMIT_NOFILE as c_int)
 }
