@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering::*};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Want {
     In,
-    /// As `In`, for a call that has some of it already, or a splice: urgent data ends it.
-    Rest,
+    /// As `In`, and urgent data wakes.
+    Urgent,
     Out,
 }
 
@@ -25,6 +25,8 @@ pub enum Want {
 pub enum Wake {
     /// Look again.
     Ready,
+    /// Look again: urgent data has come, and nothing else that can be seen.
+    Urgent,
     TimedOut,
     /// A signal handler ran.
     Interrupted,
@@ -112,11 +114,11 @@ fn hint(sock: Sock, want: Want) -> bool {
     };
     match want {
         // The peer may wait for what it left on the ring to be repeated: see `ready::service`.
-        Want::In | Want::Rest if sock.tx_ring() && tx::disturbed(&sock) => true,
-        Want::In | Want::Rest if sock.rx_ring() => {
+        Want::In | Want::Urgent if sock.tx_ring() && tx::disturbed(&sock) => true,
+        Want::In | Want::Urgent if sock.rx_ring() => {
             rx::available(&sock) != 0 || sock.has(flag::FIN_SEEN) || rx::carrier_moved(&sock, slot)
         }
-        Want::In | Want::Rest => onto_ring::gone(&sock, slot) || rx::available(&sock) != 0,
+        Want::In | Want::Urgent => onto_ring::gone(&sock, slot) || rx::available(&sock) != 0,
         Want::Out if sock.tx_ring() => tx::room(&sock) != 0 || tx::disturbed(&sock),
         Want::Out => false,
     }
@@ -239,7 +241,7 @@ fn gather() {
 /// `want`.
 pub fn spin_for(sock: Sock, want: Want) -> bool {
     let ring = match want {
-        Want::In | Want::Rest => sock.rx_ring(),
+        Want::In | Want::Urgent => sock.rx_ring(),
         Want::Out => sock.tx_ring(),
     };
     let Some(own) = sock.own().filter(|_| ring) else {
@@ -247,7 +249,7 @@ pub fn spin_for(sock: Sock, want: Want) -> bool {
     };
     // What nearly always ends the spin, and costs one load: a receive waits on an empty ring.
     let (word, seen) = match want {
-        Want::In | Want::Rest => (&own.producer, rx::consumer(&sock).consumed.cursor.word(0)),
+        Want::In | Want::Urgent => (&own.producer, rx::consumer(&sock).consumed.cursor.word(0)),
         Want::Out => (&own.consumer, own.consumer.load(Relaxed)),
     };
     if same_cpu(&sock) || !worth_spinning(&sock.rx.spin) {
@@ -380,7 +382,7 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     }
     let asked = match want {
         Want::In => ready::IN | libc::POLLRDHUP,
-        Want::Rest => ready::IN | libc::POLLRDHUP | libc::POLLPRI,
+        Want::Urgent => ready::IN | libc::POLLRDHUP | libc::POLLPRI,
         Want::Out => ready::OUT,
     };
     let mut fds = [
@@ -430,6 +432,7 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     }
     match result {
         Ok(0) if deadline.is_some_and(|end| clock::now() >= end) => Wake::TimedOut,
+        Ok(_) if tcp.revents & (ready::IN | libc::POLLPRI) == libc::POLLPRI => Wake::Urgent,
         Ok(_) => Wake::Ready,
         Err(libc::EINTR) => Wake::Interrupted,
         Err(_) => Wake::Ready,

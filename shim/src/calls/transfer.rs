@@ -8,7 +8,7 @@ use crate::wait::{self, Wake, Want};
 use crate::{clock, errno, fds, os, signals};
 use libc::{c_int, ssize_t};
 use protocol::reason;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 /// How a call may wait.
 struct Patience {
@@ -19,6 +19,9 @@ struct Patience {
     option: c_int,
     /// Looked up when the call first has to wait: deadline, if there is one.
     deadline: Option<Option<u64>>,
+    /// Urgent data is there. The kernel wakes a receive when it comes (whatever SO_RCVLOWAT has been
+    /// set to meanwhile), not again while it stays.
+    urgent: bool,
 }
 
 /// Why a call stops waiting.
@@ -38,7 +41,13 @@ impl Patience {
             nonblock,
             option,
             deadline: None,
+            urgent: false,
         }
+    }
+
+    /// What a receive waits for that has moved nothing yet.
+    fn first(&self) -> Want {
+        if self.urgent { Want::In } else { Want::Urgent }
     }
 
     /// `done`: bytes that the call has moved already. A call that has moved some is not restarted
@@ -66,6 +75,7 @@ impl Patience {
                 return Err(Stop::Interrupted);
             }
             Wake::Interrupted => return self.begin_anew(),
+            Wake::Urgent => self.urgent = true,
             Wake::Ready => {}
         }
         self.sock = kept::again(sock).ok_or(Stop::Closed)?;
@@ -131,7 +141,7 @@ pub fn receive(
     receive_steps(&mut patience, &wants, &mut done, nonblock, &sink_at).unwrap_or_else(|| {
         kept::during(sock.conn, || {
             patience
-                .more(Want::In, done)
+                .more(patience.first(), done)
                 .or_else(|| receive_steps(&mut patience, &wants, &mut done, true, &sink_at))
                 .unwrap_or(-1)
         })
@@ -183,8 +193,8 @@ fn receive_steps(
             Got::Empty if !to_the_end => return None,
             Got::Empty => {
                 let want = match (*done, sink) {
-                    (0, Sink::Buffers(..) | Sink::Nothing) => Want::In,
-                    _ => Want::Rest,
+                    (0, Sink::Buffers(..) | Sink::Nothing) => patience.first(),
+                    _ => Want::Urgent,
                 };
                 if let Some(result) = patience.more(want, *done) {
                     return Some(result);
@@ -200,11 +210,12 @@ fn receive_steps(
 }
 
 /// A receive of no bytes waits as any other, takes nothing, and gives 0 whatever ends the wait: the
-/// kernel looks at what woke it only if there are bytes to be had. The answer to an own FIN does.
+/// kernel looks at what woke it only if there are bytes to be had. Urgent data that comes does, and
+/// each shutdown of the own end.
 fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
     let flags = flags & !libc::MSG_WAITALL | libc::MSG_PEEK;
-    let shut = || sock.has(flag::SHUT_WR);
-    let (before, mut waited) = (shut(), false);
+    let shutdowns = || sock.shutdowns.load(Acquire);
+    let (before, mut waited) = (shutdowns(), false);
     let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
     let mut look = || loop {
         match rx::once(patience.sock, Sink::Nothing, flags) {
@@ -217,8 +228,15 @@ fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
             Got::Empty if patience.nonblock => return errno::fail(libc::EAGAIN),
             Got::Empty => ready::service(patience.sock),
         }
-        waited = true;
-        if patience.wait(Want::In, 1).is_err() || shut() != before {
+        if !std::mem::replace(&mut waited, true) {
+            let pending = os::poll_one(sock.fd, libc::POLLPRI, 0).unwrap_or(0);
+            patience.urgent = pending & libc::POLLPRI != 0;
+        }
+        let known = patience.urgent;
+        if patience.wait(patience.first(), 1).is_err()
+            || shutdowns() != before
+            || patience.urgent != known
+        {
             return 0;
         }
     };

@@ -25,8 +25,9 @@ pub enum Way {
 pub fn of(entry: Entry, fd: c_int) -> Way {
     match fds::decode(entry, fd) {
         Meaning::Conn(sock) => match sock.phase() {
-            phase::BARRED => Way::Settled(sock),
-            phase::CLAIMED.. => Way::Careful(sock),
+            // A call that ended early may have left an error to the next.
+            phase::BARRED if sock.owed.load(Relaxed) == 0 => Way::Settled(sock),
+            phase::BARRED.. => Way::Careful(sock),
             _ => Way::Plain(sock),
         },
         Meaning::Ours => Way::Ours,
