@@ -338,3 +338,54 @@ fn crowded_machine() {
         "{smc:?}, {tcp:?} on TCP"
     );
 }
+
+/// Connections that carry enough to be accelerated and are over soon: their reader waits in one receive when the
+/// pair is made, and learns of it by bytes alone. A sender that waits for it first loses milliseconds each time.
+#[test]
+fn connections_that_are_over_soon() {
+    const SERVER: &str = "import socket, sys
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=64)
+while True:
+    end, _ = listener.accept()
+    while end.recv(65536): pass
+    end.send(b'.')
+    end.close()";
+    const CLIENT: &str = "import socket, sys, time
+began, piece = time.monotonic(), bytes(65536)
+for _ in range(200):
+    end = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
+    for _ in range(8): end.sendall(piece)
+    end.shutdown(socket.SHUT_WR)
+    assert end.recv(1) == b'.'
+    end.close()
+print(time.monotonic() - began)";
+    let lab = Lab::start();
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..3 {
+        for (shim, times) in [false, true].into_iter().zip(&mut times) {
+            let port = net::free_port();
+            let start = |program: &str, core| {
+                let run = match shim {
+                    true => lab.shim("python3").policy(tests::Policy::Default),
+                    false => lab.plain("python3"),
+                };
+                let run = run.args(["-c", program, &port.to_string()]);
+                run.core(core).limit(Duration::from_secs(100))
+            };
+            let server = start(SERVER, 0).spawn().listening(port);
+            let text = start(CLIENT, 1).finish().ok();
+            times.push(Duration::from_secs_f64(text.trim().parse().unwrap()));
+            server.stop();
+        }
+    }
+    let share = lab.settled().share_smc(&Stats::zero());
+    assert!(plain_only() || share > 0.01, "{share} over SMC");
+    let [tcp, smc] = times.map(|mut times| {
+        times.sort();
+        times[1]
+    });
+    assert!(
+        smc < 3 * tcp + Duration::from_millis(300),
+        "{smc:?}, {tcp:?} on TCP"
+    );
+}
