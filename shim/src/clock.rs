@@ -30,6 +30,7 @@ pub fn start() {
 }
 
 /// Ticks in a microsecond.
+#[inline]
 pub fn per_us() -> u64 {
     match PER_US.load(Relaxed) {
         0 => measure(),

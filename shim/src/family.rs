@@ -132,6 +132,7 @@ fn read_policy(t: &TableHeader, table: *mut u8) {
     os::close(fd);
 }
 
+#[inline]
 fn shared() -> Option<&'static Shared> {
     // SAFETY: null or the mapping made by `make`, which is never unmapped.
     unsafe { SHARED.load(Acquire).as_ref() }
@@ -155,12 +156,14 @@ pub fn moved(from: c_int, to: c_int) {
     }
 }
 
+#[inline]
 pub fn table() -> Option<&'static TableHeader> {
     // SAFETY: null or the mapping made by `make`, which is never unmapped.
     unsafe { (TABLE.load(Acquire) as *const TableHeader).as_ref() }
 }
 
 /// The row of connection `index`; callers hold a connection, so the table is there.
+#[inline]
 pub fn row(index: u32) -> &'static Row {
     let at = TABLE.load(Relaxed);
     let index = index as usize % ROWS;
@@ -180,6 +183,7 @@ pub fn trace(index: u32) -> Option<&'static Trace> {
 }
 
 /// Connection `index`, if it can exist.
+#[inline]
 pub fn conn(index: u32) -> Option<&'static Conn> {
     shared()?.conns.get(index as usize)
 }

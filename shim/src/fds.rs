@@ -78,6 +78,7 @@ pub fn meaning(fd: c_int) -> Meaning {
     decode(get(fd), fd)
 }
 
+#[inline]
 pub fn decode(entry: Entry, fd: c_int) -> Meaning {
     match entry & KIND {
         CONN => match conn_of(entry) {

@@ -21,6 +21,7 @@ const MAX_BYTES: usize = 0x7fff_f000;
 
 /// Whether the kernel would refuse an address outright. Addresses that are merely not mapped are
 /// found by touching them, as with any library call.
+#[inline]
 pub fn wild(base: *const libc::c_void, len: usize) -> bool {
     let start = base as usize;
     len != 0 && (start < 4096 || start.checked_add(len).is_none_or(|end| end > 1 << 47))
@@ -30,6 +31,7 @@ pub fn wild(base: *const libc::c_void, len: usize) -> bool {
 pub const FAULT_LATER: i32 = 0x1000 + libc::EFAULT;
 
 /// What the kernel says of a buffer's address before it looks at the socket.
+#[inline]
 fn check(base: *const libc::c_void, len: usize) -> Result<(), i32> {
     match wild(base, len) {
         false => Ok(()),
@@ -52,6 +54,7 @@ impl Iov {
     }
 
     /// One buffer that is not written to: the bytes are dropped (MSG_TRUNC).
+    #[inline]
     pub fn unchecked(base: *const libc::c_void, len: usize) -> Iov {
         let len = len.min(MAX_BYTES);
         let single = libc::iovec {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 static PID: AtomicU32 = AtomicU32::new(0);
 
 /// The process id, cached; [`forked`] renews it.
+#[inline]
 pub fn pid() -> u32 {
     match PID.load(Ordering::Relaxed) {
         0 => forked(),
@@ -29,6 +30,7 @@ pub fn forked() -> u32 {
 }
 
 /// Names this thread among all threads of the family: its thread pointer and its process.
+#[inline]
 fn me() -> u64 {
     let tp: u64;
     // SAFETY: reads the thread pointer, which the x86-64 ABI keeps at %fs:0.
@@ -38,6 +40,7 @@ fn me() -> u64 {
     (tp >> 6) << 22 | u64::from(pid() & 0x3f_ffff)
 }
 
+#[inline]
 fn stack_pointer() -> u64 {
     let sp: u64;
     // SAFETY: copies a register.
@@ -64,6 +67,7 @@ pub struct Held {
 
 impl Held {
     /// The lock was taken before, by a call of this thread that a signal handler has interrupted.
+    #[inline]
     pub fn nested(&self) -> bool {
         self.nested
     }
@@ -77,6 +81,7 @@ impl Lock {
         }
     }
 
+    #[inline]
     pub fn try_lock(&self) -> Option<Held> {
         let me = me();
         match self
@@ -129,6 +134,7 @@ impl Lock {
         }
     }
 
+    #[inline]
     pub fn unlock(&self, held: Held) {
         if !held.nested {
             self.owner.store(0, Ordering::Release);

@@ -174,7 +174,8 @@ fn spin(list: &[pollfd]) -> bool {
     let hit = wait::spin(|_| {
         list.iter().any(|one| {
             careful(one.fd).is_some_and(|sock| {
-                ready::ring_mask(sock) & one.events != 0 || (sock.tx_ring() && tx::disturbed(&sock))
+                ready::ring_mask(sock, one.events) & one.events != 0
+                    || (sock.tx_ring() && tx::disturbed(&sock))
             })
         })
     });

@@ -138,6 +138,7 @@ fn cpus() -> u32 {
     }
 }
 
+#[inline]
 fn this_cpu() -> u32 {
     let mut aux = 0;
     // SAFETY: x86-64 with rdtscp; Linux keeps the CPU number in the low 12 bits of TSC_AUX.
@@ -159,6 +160,7 @@ pub fn same_cpu(conn: &Conn) -> bool {
 }
 
 /// Whether the peer waited on another CPU last.
+#[inline]
 pub fn far(conn: &Conn) -> bool {
     let there = conn.own().map_or(0, |own| own.cpu.load(Relaxed));
     there != 0 && there != this_cpu() + 1

@@ -149,6 +149,7 @@ impl Place {
     }
 
     /// As [`Place::at`], without a division where `position` is at most a turn away.
+    #[inline]
     pub const fn near(self, position: u64, size: u32) -> Place {
         let ahead = position.wrapping_sub(self.position);
         let behind = self.position.wrapping_sub(position);
@@ -162,6 +163,7 @@ impl Place {
         Place { position, cursor }
     }
 
+    #[inline]
     pub const fn advance(self, n: u32, size: u32) -> Place {
         Place {
             position: self.position + n as u64,
@@ -170,6 +172,7 @@ impl Place {
     }
 
     /// The place that the peer's `newer` cursor means, given that it cannot lie beyond `limit`.
+    #[inline]
     pub const fn follow(self, newer: Cursor, size: u32, limit: u64) -> Result<Place, BadCursor> {
         match self.cursor.distance(newer, size) {
             Ok(d) if self.position + d as u64 <= limit => Ok(Place {

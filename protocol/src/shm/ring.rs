@@ -124,11 +124,13 @@ pub struct Producer {
 }
 
 impl Producer {
+    #[inline]
     pub const fn free(&self) -> u32 {
         self.size - (self.produced.position - self.consumed.position) as u32
     }
 
     /// Takes the peer's consumer cursor into account. Gives the peer's flags.
+    #[inline]
     pub fn refresh(&mut self, own: &DmbHeader) -> Result<u16, BadCursor> {
         // SYNC: ring-space. The consumer stores its cursor with Release after it has copied.
         let (cursor, flags) = Cursor::from_word(own.consumer.load(Ordering::Acquire));
@@ -177,11 +179,13 @@ pub struct Consumer {
 }
 
 impl Consumer {
+    #[inline]
     pub const fn available(&self) -> u32 {
         (self.produced.position - self.consumed.position) as u32
     }
 
     /// Takes the peer's producer cursor into account.
+    #[inline]
     pub fn refresh(&mut self, own: &DmbHeader) -> Result<(), BadCursor> {
         // SYNC: ring-data. Pairs with the store in `Producer::publish`.
         let (cursor, _) = Cursor::from_word(own.producer.load(Ordering::Acquire));

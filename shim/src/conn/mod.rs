@@ -245,14 +245,17 @@ fn breaks(errno: i32) -> bool {
 }
 
 impl Conn {
+    #[inline]
     pub fn index(&self) -> u32 {
         self.number.load(Relaxed)
     }
 
+    #[inline]
     pub fn row(&self) -> &'static Row {
         family::row(self.index())
     }
 
+    #[inline]
     pub fn has(&self, flag: u32) -> bool {
         self.flags.load(Relaxed) & flag != 0
     }
@@ -293,6 +296,7 @@ impl Conn {
         }
     }
 
+    #[inline]
     pub fn role(&self) -> Role {
         if self.has(flag::CLIENT) {
             Role::Client
@@ -301,6 +305,7 @@ impl Conn {
         }
     }
 
+    #[inline]
     pub fn phase(&self) -> u32 {
         self.phase.load(Acquire)
     }
@@ -312,6 +317,7 @@ impl Conn {
     }
 
     /// Both halves of the memory shared with the peer. `None` before [`Conn::attach`].
+    #[inline]
     pub fn slot(&self) -> Option<&'static PairSlot> {
         let at = self.slot.load(Acquire) as *const PairSlot;
         // SAFETY: set by `attach` to a checked place in an arena that stays mapped in this process
@@ -320,23 +326,27 @@ impl Conn {
     }
 
     /// Header of the own RMB: what the peer writes.
+    #[inline]
     pub fn own(&self) -> Option<&'static DmbHeader> {
         // SAFETY: as in `slot`.
         unsafe { (self.own.load(Relaxed) as *const DmbHeader).as_ref() }
     }
 
     /// Header of the peer's RMB: what we write.
+    #[inline]
     pub fn peer(&self) -> Option<&'static DmbHeader> {
         // SAFETY: as in `slot`.
         unsafe { (self.peer.load(Relaxed) as *const DmbHeader).as_ref() }
     }
 
     /// Start of the ring that the peer fills.
+    #[inline]
     pub fn own_ring(&self) -> *mut u8 {
         (self.own.load(Relaxed) + u64::from(RING_AT)) as *mut u8
     }
 
     /// Start of the ring that we fill.
+    #[inline]
     pub fn peer_ring(&self) -> *mut u8 {
         (self.peer.load(Relaxed) + u64::from(RING_AT)) as *mut u8
     }
@@ -348,14 +358,17 @@ impl Conn {
         self.slot.store(slot as u64, Release);
     }
 
+    #[inline]
     pub fn tx_ring(&self) -> bool {
         self.tx.ring.load(Acquire) != 0
     }
 
+    #[inline]
     pub fn rx_ring(&self) -> bool {
         self.rx.ring.load(Acquire) != 0
     }
 
+    #[inline]
     pub fn on_ring(&self) -> bool {
         self.tx_ring() || self.rx_ring()
     }

@@ -92,6 +92,7 @@ pub fn has_ended(sock: Sock) -> bool {
 
 /// Whether the kernel has a lasting answer about the end of the stream, which is to be part of each
 /// answer of ours.
+#[inline]
 pub fn ending(sock: Sock) -> bool {
     sock.has(flag::FIN_SEEN | flag::SHUT_RD)
 }
@@ -134,13 +135,14 @@ pub fn only_error(sock: Sock) -> bool {
         && os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n == 0)
 }
 
-/// What the ring says about readiness: poll bits among IN and OUT.
-pub fn ring_mask(sock: Sock) -> i16 {
+/// What the ring says about readiness: poll bits among IN and OUT, where the program asks for them, and
+/// what it does not ask for.
+pub fn ring_mask(sock: Sock, asked: i16) -> i16 {
     let mut mask = 0;
-    if rx::available(&sock) != 0 || sock.rx_ring() && ending(sock) {
+    if asked & IN != 0 && (rx::available(&sock) != 0 || sock.rx_ring() && ending(sock)) {
         mask |= IN;
     }
-    if sock.tx_ring() && (tx::has_room(&sock) || tx::disturbed(&sock)) {
+    if asked & OUT != 0 && sock.tx_ring() && (tx::has_room(&sock) || tx::disturbed(&sock)) {
         mask |= OUT;
     }
     if sock.has(flag::SHUT_RD) {
@@ -187,6 +189,6 @@ pub fn combine(sock: Sock, asked: i16, from_kernel: i16) -> i16 {
     if sock.tx.repeat.load(Relaxed) != 0 {
         mask &= !OUT;
     }
-    mask |= ring_mask(sock);
+    mask |= ring_mask(sock, asked);
     mask & (asked | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL)
 }

@@ -50,6 +50,7 @@ impl Sink<'_> {
 }
 
 /// The private state of the receiving end, as a value.
+#[inline]
 pub fn consumer(conn: &Conn) -> Consumer {
     let size = conn.rx.size.load(Relaxed).max(1);
     let consumed = conn.rx.consumed.load(Acquire);
@@ -561,6 +562,7 @@ pub fn message_ahead(conn: &Conn) -> bool {
 }
 
 /// Bytes on the ring that were not taken, whoever carries the direction now.
+#[inline]
 pub fn left_behind(conn: &Conn) -> u32 {
     let Some(own) = conn.own() else { return 0 };
     let mut consumer = consumer(conn);
@@ -571,6 +573,7 @@ pub fn left_behind(conn: &Conn) -> u32 {
 }
 
 /// Bytes on the ring, as far as published, that are to be taken from there.
+#[inline]
 pub fn available(conn: &Conn) -> u32 {
     if conn.rx_ring() || frozen(conn).is_some() {
         left_behind(conn)

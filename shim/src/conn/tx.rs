@@ -78,6 +78,7 @@ pub enum Put {
 }
 
 /// The private state of the sending end, as a value.
+#[inline]
 pub fn producer(conn: &Conn) -> Producer {
     let size = conn.tx.size.load(Relaxed).max(1);
     let produced = conn.tx.produced.load(Acquire) & !INTERRUPTED;
@@ -481,6 +482,7 @@ fn died_half_closed(sock: Sock, flags: u16, produced: u64) -> bool {
 }
 
 /// The peer's flags, as published.
+#[inline]
 pub fn peer_flags(conn: &Conn) -> u16 {
     conn.own()
         .map_or(0, |own| Cursor::from_word(own.consumer.load(Acquire)).1)
@@ -539,6 +541,7 @@ fn reset_unseen(sock: Sock) -> bool {
 }
 
 /// Free bytes of the ring, for a send that waits.
+#[inline]
 pub fn room(conn: &Conn) -> u32 {
     let Some(own) = conn.own() else {
         return u32::MAX;
@@ -551,6 +554,7 @@ pub fn room(conn: &Conn) -> u32 {
 }
 
 /// Whether poll and epoll say that there is space: as in the kernel, not for the first free byte.
+#[inline]
 pub fn has_room(conn: &Conn) -> bool {
     room(conn) >= conn.tx.size.load(Relaxed) / 4
 }

@@ -206,7 +206,10 @@ impl Set {
     /// Counts a look that found nothing.
     #[inline]
     pub fn looked_in_vain(&self, reg: &'static Reg) {
-        if reg.vain.fetch_add(1, Relaxed) >= PATIENCE {
+        // Another thread's look at the same time need not count.
+        let vain = reg.vain.load(Relaxed);
+        reg.vain.store(vain + 1, Relaxed);
+        if vain >= PATIENCE {
             self.cool(reg);
         }
     }

@@ -88,6 +88,7 @@ static FRESH: AtomicU32 = AtomicU32::new(0);
 /// Held while lists change. Never while anything is waited for.
 pub static LISTS: Lock = Lock::new();
 
+#[inline]
 pub fn get(index: u32) -> Option<&'static Reg> {
     let regs = REGS.load(Acquire);
     if regs.is_null() || index as usize >= MAX {
@@ -131,6 +132,7 @@ impl Reg {
         ((self as *const Reg as usize - REGS.load(Relaxed) as usize) / size_of::<Reg>()) as u32
     }
 
+    #[inline]
     fn ours(&self, fd: c_int) -> Option<Sock> {
         let sock = fds::sock(fd)?;
         let same = sock.index() == self.conn.load(Relaxed)
@@ -161,6 +163,7 @@ impl Reg {
         matches!(self.state.load(Acquire), state::OURS | state::DORMANT)
     }
 
+    #[inline]
     pub fn asked(&self) -> u32 {
         self.events.load(Relaxed)
     }
@@ -323,6 +326,7 @@ pub fn forget(conn: &Conn) {
 }
 
 /// Descriptor and events, for those who wait.
+#[inline]
 pub fn output(reg: &Reg, events: u32) -> libc::epoll_event {
     libc::epoll_event {
         events,

@@ -84,8 +84,8 @@ impl Reg {
 
     fn report_anew(&self, sock: Sock, commit: bool) -> u32 {
         let carriers = carriers(sock);
-        let moved = self.carriers.swap(carriers, Relaxed) & !carriers != 0;
-        if moved || ready::tcp_is_next(sock) {
+        let moved = || self.carriers.swap(carriers, Relaxed) & !carriers != 0;
+        if self.carriers.load(Relaxed) != carriers && moved() || ready::tcp_is_next(sock) {
             // What has come over TCP behind the ring, which a relative may have emptied, is part of this
             // answer.
             self.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
