@@ -183,6 +183,8 @@ pub struct Rx {
     pub spin: AtomicU32,
     /// Counts the times that the kernel says anew that there are bytes to read.
     pub edges: AtomicU32,
+    /// Ring positions whose bytes came over TCP after all.
+    pub repeated: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -478,6 +480,7 @@ impl Conn {
             word.store(0, Relaxed);
         }
         for word in [
+            &self.rx.repeated,
             &self.reclaim_at,
             &self.claimed_at,
             &self.pair,

@@ -214,6 +214,8 @@ pub fn thaw(sock: Sock, slot: &PairSlot) {
         return reset(sock);
     }
     let end = consumer.produced;
+    let repeated = end.position.saturating_sub(consumer.consumed.position);
+    sock.rx.repeated.fetch_add(repeated, AcqRel);
     sock.rx.produced.store(end.position, Relaxed);
     sock.rx.consumed.store(end.position, Release);
     slot.counts(sock.role()).taken.store(end.position, Release);

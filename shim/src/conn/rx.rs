@@ -519,16 +519,15 @@ pub fn drained(sock: Sock) {
     }
 }
 
-/// Ring position up to which bytes have come, also of those that lie behind what is still to be taken
+/// How many bytes have come over the ring, also of those that lie behind what is still to be taken
 /// from TCP.
 pub fn arrived(conn: &Conn) -> u64 {
     let mut consumer = consumer(conn);
-    if let Some(own) = conn.own().filter(|_| ring_is_next(conn))
-        && consumer.refresh(own).is_ok()
-    {
-        return consumer.produced.position;
-    }
-    consumer.consumed.position
+    let position = match conn.own().filter(|_| ring_is_next(conn)) {
+        Some(own) if consumer.refresh(own).is_ok() => consumer.produced.position,
+        _ => consumer.consumed.position,
+    };
+    position.wrapping_sub(conn.rx.repeated.load(Acquire))
 }
 
 const SIOCATMARK: u64 = 0x8905;
