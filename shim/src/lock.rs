@@ -103,9 +103,19 @@ impl Lock {
     }
 
     pub fn lock(&self) -> Held {
+        loop {
+            if let Some(held) = self.lock_within(u32::MAX) {
+                return held;
+            }
+        }
+    }
+
+    /// As [`Lock::lock`], for at most so many tries, of 50 microseconds but for the first ones.
+    pub fn lock_within(&self, most: u32) -> Option<Held> {
         let mut tries = 0u32;
         loop {
-            if let Some(held) = self.try_lock() {
+            let held = self.try_lock();
+            if held.is_some() || tries == most {
                 return held;
             }
             tries += 1;

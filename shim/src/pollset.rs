@@ -29,7 +29,7 @@ pub fn prepare(list: &[pollfd]) -> bool {
     for one in list {
         match fds::meaning(one.fd) {
             Meaning::Conn(sock) => found |= sock.careful(),
-            Meaning::Set(index) => epoll::escape(index),
+            Meaning::Set(index) => epoll::watched(index),
             // To be asked about as something that is not there.
             Meaning::Ours => found = true,
             Meaning::None => {}

@@ -2,7 +2,7 @@
 //! that the program makes itself. Ours (eventfd, ppoll, messages to the daemon) could be its death.
 
 use crate::conn::revert;
-use crate::{config, daemon, errno};
+use crate::{config, daemon, epoll, errno};
 use protocol::reason;
 
 /// Before a filter is installed, or strict mode entered.
@@ -10,6 +10,7 @@ pub fn entering() {
     errno::keep(|| {
         config::turn_off();
         revert::leave_all(reason::SANDBOX);
+        epoll::surrender();
         daemon::leave();
     });
 }

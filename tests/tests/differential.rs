@@ -130,6 +130,21 @@ cases! { edges:
     set_over_exec Fast,
 }
 
+cases! { shared_sets:
+    edge_is_told_once Any,
+    untold_edge_is_told_once Any,
+    level_is_told_to_both Any,
+    one_shot Any,
+    entered_after_the_fork Any,
+    child_closes_all Fast,
+    handed_to_the_child Any,
+    polled_edges Any,
+    polled_room Any,
+    polled_one_shot Any,
+    polled_before_the_wait Any,
+    watched_by_a_set Any,
+}
+
 cases! { waiting:
     asleep_in_recv Any,
     asleep_in_waitall Any,

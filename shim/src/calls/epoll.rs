@@ -38,12 +38,22 @@ pub unsafe fn ctl(e: Entry, epfd: c_int, op: c_int, fd: c_int, event: *mut epoll
             let result = unsafe { real::epoll_ctl(epfd, op, fd, event) };
             if result == 0 && op == libc::EPOLL_CTL_ADD {
                 // Nested: the outer set sees only what the kernel knows.
-                errno::keep(|| epoll::escape(index));
+                errno::keep(|| epoll::watched(index));
             }
             result
         }
-        // SAFETY: likewise.
-        _ => unsafe { real::epoll_ctl(epfd, op, fd, event) },
+        (set, _) => {
+            // SAFETY: likewise.
+            let result = unsafe { real::epoll_ctl(epfd, op, fd, event) };
+            if let Some(set) = set
+                && result == 0
+                && op != libc::EPOLL_CTL_DEL
+            {
+                // SAFETY: the kernel has read it.
+                set.note_once(unsafe { event.read_unaligned() }.events);
+            }
+            result
+        }
     }
 }
 

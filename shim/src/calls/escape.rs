@@ -8,7 +8,7 @@
 
 use crate::conn::{Sock, passed, phase, revert};
 use crate::real::Argv;
-use crate::{fds, iov, lock, os};
+use crate::{epoll, fds, iov, lock, os};
 use protocol::reason;
 use std::ffi::{c_char, c_int};
 use std::sync::atomic::Ordering::*;
@@ -147,6 +147,7 @@ pub fn everything() -> bool {
     passed::inherited();
     let mut free = true;
     revert::unread_first(goes_along, |sock| free &= release(sock));
+    epoll::before_program();
     free
 }
 
@@ -169,6 +170,7 @@ pub fn known_to(told: Told) -> bool {
             free &= release(sock);
         }
     });
+    epoll::before_program();
     free
 }
 
@@ -177,6 +179,8 @@ pub fn later() {
     passed::inherited();
     if all().take(FEW + 1).count() <= FEW {
         everything();
+    } else {
+        epoll::before_program();
     }
 }
 

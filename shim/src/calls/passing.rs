@@ -138,7 +138,7 @@ unsafe fn let_go(msg: *const msghdr) -> bool {
         }
         // The receiver's library does not know the set, and sees what the kernel does.
         Meaning::Set(index) => {
-            errno::keep(|| epoll::escape(index));
+            errno::keep(|| epoll::passed(index));
             true
         }
         _ => true,

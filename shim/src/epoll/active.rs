@@ -5,8 +5,9 @@
 //! ([`protocol::shm::wait::Hints`]), by the kernel's event for its tag, or by [`stir`] where this
 //! process changes the connection's state. So thousands of idle connections cost nothing.
 
-use super::reg::{self, LISTS, Reg, state};
-use super::set::Set;
+use super::reg::{self, Mine, Reg, state};
+use super::set::{self, Set};
+use super::table::View;
 use crate::conn::ready;
 use crate::conn::{Conn, Sock, flag, phase, tx};
 use crate::{family, lgr, os, wait};
@@ -41,7 +42,7 @@ impl Active {
         }
     }
 
-    /// Maps the list. The caller holds [`LISTS`].
+    /// Maps the list. The caller holds the lists of the set.
     pub fn prepare(&self) -> bool {
         if self.list.load(Acquire).is_null() {
             let Ok(at) = os::map_anonymous(MAX * size_of::<AtomicU32>()) else {
@@ -73,23 +74,23 @@ impl Active {
         self.moves.load(Acquire)
     }
 
-    /// The caller holds [`LISTS`].
-    fn insert(&self, reg: &Reg) -> bool {
+    /// The caller holds the lists of the set.
+    fn insert(&self, reg: &Reg, mine: &Mine) -> bool {
         let at = self.len.load(Relaxed);
         let Some(place) = self.all().get(at as usize) else {
             return false;
         };
-        reg.place.store(at + 1, Relaxed);
+        mine.place.store(at + 1, Relaxed);
         // SYNC: cold. Before the hint is taken off.
-        place.store(reg.index() + 1, SeqCst);
+        place.store(reg.number() + 1, SeqCst);
         self.len.store(at + 1, SeqCst);
         true
     }
 
     /// The last takes the place of the one that goes, so that a walk costs what is hot. The caller
-    /// holds [`LISTS`].
-    fn take_out(&self, reg: &Reg) {
-        let Some(at) = reg.place.swap(0, Relaxed).checked_sub(1) else {
+    /// holds the lists of the set.
+    fn take_out(&self, view: View, mine: &Mine) {
+        let Some(at) = mine.place.swap(0, Relaxed).checked_sub(1) else {
             return;
         };
         let all = self.all();
@@ -100,27 +101,31 @@ impl Active {
             return;
         };
         if at != end
-            && let Some(moved) = reg::get(last.load(Relaxed).wrapping_sub(1))
+            && let Some((moved, its)) = view.at(last)
         {
-            moved.place.store(at + 1, Relaxed);
-            gap.store(moved.index() + 1, Release);
+            its.place.store(at + 1, Relaxed);
+            gap.store(moved.number() + 1, Release);
             // Whoever finds the old place empty finds this changed, unless it has seen the new one.
             self.moves.fetch_add(1, AcqRel);
         }
         last.store(0, Release);
         self.len.store(end, Release);
     }
-}
 
-/// The registration in a place of the list.
-pub fn at(place: &AtomicU32) -> Option<&'static Reg> {
-    reg::get(place.load(Acquire).wrapping_sub(1))
+    /// In the child of a fork: the list is the parent's.
+    pub fn forked(&self) {
+        self.len.store(0, Relaxed);
+    }
 }
 
 impl Set {
     /// The hot registrations.
     pub fn hot(&self) -> impl Iterator<Item = &'static Reg> {
-        self.active.places().iter().filter_map(at)
+        let places = self.view().map(|view| {
+            let places = self.active.places().iter();
+            places.filter_map(move |place| Some(view.at(place)?.0))
+        });
+        places.into_iter().flatten()
     }
 
     /// Whether `f` holds for one of them.
@@ -137,35 +142,40 @@ impl Set {
     }
 
     /// Puts a converted registration on the list. False: there is no room for it. The caller holds
-    /// [`LISTS`].
+    /// the lists of the set.
     pub fn heat(&self, reg: &Reg, conn: &Conn) -> bool {
-        reg.vain.store(0, Relaxed);
-        if reg.place.load(Relaxed) != 0 {
+        let Some(mine) = self.mine(reg) else {
+            return false;
+        };
+        mine.vain.store(0, Relaxed);
+        if mine.place.load(Relaxed) != 0 {
             return true;
         }
         let Some(ctx) = self.ctx() else {
-            return self.active.insert(reg);
+            return self.active.insert(reg, mine);
         };
-        if reg.watched.load(Relaxed) != 0 {
+        if mine.watched.load(Relaxed) != 0 {
             wait::call_cold(conn, ctx, false);
         } else if wait::watch(conn, ctx) {
-            reg.watched.store(1, Relaxed);
+            mine.watched.store(1, Relaxed);
         } else {
             return false;
         }
-        let done = self.active.insert(reg);
+        let done = self.active.insert(reg, mine);
         if !done {
-            reg.watched.store(0, Relaxed);
+            mine.watched.store(0, Relaxed);
             wait::unwatch(conn, ctx);
         }
         done
     }
 
-    /// A registration is not ours any more. The caller holds [`LISTS`].
-    pub fn unlist(&self, reg: &Reg, conn: &Conn) {
-        let hot = reg.place.load(Relaxed) != 0;
-        self.active.take_out(reg);
-        if reg.watched.swap(0, Relaxed) != 0
+    /// A registration is not ours any more. The caller holds the lists of the set.
+    pub fn unlist(&self, mine: &Mine, conn: &Conn) {
+        let hot = mine.place.load(Relaxed) != 0;
+        if let Some(view) = self.view() {
+            self.active.take_out(view, mine);
+        }
+        if mine.watched.swap(0, Relaxed) != 0
             && let Some(ctx) = self.ctx()
         {
             match hot {
@@ -178,48 +188,53 @@ impl Set {
     /// The kernel reported `events` for the tag of a registration.
     pub fn note(&self, reg: &'static Reg, events: u32) {
         reg.note(events);
-        if reg.place.load(Relaxed) == 0 {
-            let held = LISTS.lock();
+        let cold = |mine: &&Mine| mine.place.load(Relaxed) == 0 && mine.counted.load(Relaxed) != 0;
+        if self.mine(reg).filter(cold).is_some()
+            && let Some(table) = self.known()
+        {
+            let held = table.lists.lock();
             if reg.state.load(Relaxed) == state::OURS
-                && reg.set.load(Relaxed) == self.index()
+                && self.has(reg)
                 && let Some(conn) = family::conn(reg.conn.load(Relaxed))
             {
                 self.heat(reg, conn);
             }
-            LISTS.unlock(held);
+            table.lists.unlock(held);
         }
     }
 
     /// Puts all registrations of a connection on the list: nobody gives hints any more. The caller
-    /// holds [`LISTS`]. True: there are some.
-    pub fn heat_all(&self, conn: &Conn) -> bool {
-        let mut found = false;
-        for reg in reg::of(conn).filter(|reg| reg.set.load(Relaxed) == self.index()) {
-            found = true;
+    /// holds the lists of the set.
+    pub fn heat_all(&self, conn: &Conn) {
+        let Some(table) = self.known() else { return };
+        for reg in table.of(conn).filter(|reg| self.has(reg)) {
             if reg.state.load(Relaxed) == state::OURS {
                 self.heat(reg, conn);
             }
         }
-        found
     }
 
     /// Counts a look that found nothing.
     #[inline]
-    pub fn looked_in_vain(&self, reg: &'static Reg) {
+    pub fn looked_in_vain(&self, reg: &'static Reg, mine: &'static Mine) {
         // Another thread's look at the same time need not count.
-        let vain = reg.vain.load(Relaxed);
-        reg.vain.store(vain + 1, Relaxed);
+        let vain = mine.vain.load(Relaxed);
+        mine.vain.store(vain + 1, Relaxed);
         if vain >= PATIENCE {
-            self.cool(reg);
+            self.cool(reg, mine);
         }
     }
 
     /// Takes those off the list that the program has deleted.
     pub fn cool_dormant(&self) {
-        let dormant = |reg: &&Reg| reg.state.load(Relaxed) == state::DORMANT;
+        let Some(view) = self.view() else { return };
         loop {
             let moves = self.active.moves();
-            self.hot().filter(dormant).for_each(|reg| self.cool(reg));
+            for (reg, mine) in self.active.places().iter().filter_map(|at| view.at(at)) {
+                if reg.state.load(Relaxed) == state::DORMANT {
+                    self.cool(reg, mine);
+                }
+            }
             if self.active.moves() == moves {
                 return;
             }
@@ -227,25 +242,27 @@ impl Set {
     }
 
     /// Takes a registration off the list, if all that can become of it will be told.
-    pub fn cool(&self, reg: &'static Reg) {
-        let held = LISTS.lock();
-        reg.vain.store(0, Relaxed);
-        if reg.place.load(Relaxed) != 0 && reg.set.load(Relaxed) == self.index() {
+    pub fn cool(&self, reg: &'static Reg, mine: &'static Mine) {
+        let Some(view) = self.view() else { return };
+        let held = view.table.lists.lock();
+        mine.vain.store(0, Relaxed);
+        if mine.place.load(Relaxed) != 0 && self.has(reg) {
             match reg.state.load(Relaxed) {
                 // The peer is not to ring for it. It is watched again when it is revived.
                 state::DORMANT => {
                     if let Some(conn) = family::conn(reg.conn.load(Relaxed)) {
-                        self.unlist(reg, conn);
+                        self.unlist(mine, conn);
                     }
                 }
-                state::OURS => self.cool_ours(reg),
-                _ => {}
+                state::OURS => self.cool_ours(view, reg, mine),
+                // A relative has given it back to the kernel.
+                _ => self.active.take_out(view, mine),
             }
         }
-        LISTS.unlock(held);
+        view.table.lists.unlock(held);
     }
 
-    fn cool_ours(&self, reg: &'static Reg) {
+    fn cool_ours(&self, view: View, reg: &'static Reg, mine: &'static Mine) {
         let (Some(sock), Some(ctx)) = (reg.sock(), self.ctx()) else {
             return;
         };
@@ -253,7 +270,7 @@ impl Set {
         let Some(groups) = self.active.groups.get(group as usize / 64) else {
             return;
         };
-        if !can_be_cold(sock, reg) || reg.watched.load(Relaxed) == 0 {
+        if !can_be_cold(sock, reg) || mine.watched.load(Relaxed) == 0 {
             return;
         }
         groups.fetch_or(1 << (group % 64), SeqCst);
@@ -263,7 +280,7 @@ impl Set {
         if reg.report(false) != 0 || !can_be_cold(sock, reg) {
             wait::call_cold(sock.conn, ctx, false);
         } else {
-            self.active.take_out(reg);
+            self.active.take_out(view, mine);
         }
     }
 
@@ -296,7 +313,10 @@ impl Set {
         if !self.hinted() {
             return false;
         }
-        let held = LISTS.lock();
+        let Some(table) = self.known() else {
+            return false;
+        };
+        let held = table.lists.lock();
         self.any_group(|group, n| {
             let heat = |number| self.heat_numbered(group, number);
             let there = lgr::get(group).and_then(|g| g.visit(n, |hints| hints.take(heat)));
@@ -308,11 +328,11 @@ impl Set {
             }
             false
         });
-        LISTS.unlock(held);
+        table.lists.unlock(held);
         true
     }
 
-    /// The caller holds [`LISTS`].
+    /// The caller holds the lists of the set.
     fn heat_numbered(&self, group: u32, number: u32) {
         let high = family::table().map_or(0, |table| table.high.load(Relaxed));
         for index in (number..high.min(ROWS as u32)).step_by(HINTS as usize) {
@@ -325,7 +345,7 @@ impl Set {
         }
     }
 
-    /// A registration has something to report that no bell has rung for. The caller holds [`LISTS`].
+    /// A registration has something to report that no bell has rung for. The caller holds the lists of the set.
     pub fn rouse(&self, reg: &Reg) {
         if let Some(ctx) = self.ctx() {
             // SYNC: sleep/publish. Whoever sleeps did not see it hot.
@@ -364,53 +384,50 @@ fn can_be_cold(sock: Sock, reg: &Reg) -> bool {
 /// A direction has left the ring: the kernel has something to say about it from here on, or has said so
 /// before anybody listened.
 pub fn ask(conn: &Conn) {
-    if !reg::any(conn) {
-        return;
-    }
-    let held = LISTS.lock();
-    for reg in reg::of(conn).filter(|reg| reg.converted()) {
-        reg.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
-    }
-    LISTS.unlock(held);
+    reg::each(conn, |table| {
+        for reg in table.of(conn).filter(|reg| reg.converted()) {
+            reg.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
+        }
+    });
 }
 
 /// This process has changed the state of a connection in a way that its sets may have to report.
 pub fn stir(conn: &Conn) {
-    if !reg::any(conn) {
-        return;
-    }
-    let held = LISTS.lock();
-    for reg in reg::of(conn) {
-        if reg.state.load(Relaxed) == state::OURS
-            && reg.place.load(Relaxed) == 0
-            && let Some(set) = super::set::get(reg.set.load(Relaxed))
-        {
-            set.heat(reg, conn);
-            if let Some(ctx) = set.ctx().filter(|ctx| ctx.word().sleepers()) {
-                ctx.ring();
+    reg::each(conn, |table| {
+        for reg in table.of(conn) {
+            if reg.state.load(Relaxed) == state::OURS
+                && let Some(set) = set::of(reg)
+                && let Some(mine) = set.mine(reg)
+                && mine.place.load(Relaxed) == 0
+                && mine.counted.load(Relaxed) != 0
+            {
+                set.heat(reg, conn);
+                if let Some(ctx) = set.ctx().filter(|ctx| ctx.word().sleepers()) {
+                    ctx.ring();
+                }
             }
         }
-    }
-    LISTS.unlock(held);
+    });
 }
 
 /// As [`stir`], after a call of this process that the kernel's sets hear of as of an event.
 pub fn rouse(conn: &Conn) {
-    if !reg::any(conn) {
-        return;
-    }
     stir(conn);
-    let held = LISTS.lock();
-    for reg in reg::of(conn).filter(|reg| reg.state.load(Relaxed) == state::OURS) {
-        if let Some(set) = super::set::get(reg.set.load(Relaxed)) {
-            set.rouse(reg);
+    reg::each(conn, |table| {
+        for reg in table
+            .of(conn)
+            .filter(|reg| reg.state.load(Relaxed) == state::OURS)
+        {
+            if let Some(set) = set::of(reg) {
+                set.rouse(reg);
+            }
         }
-    }
-    LISTS.unlock(held);
+    });
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::table;
     use super::*;
     use protocol::shm::pair::PairSlot;
     use protocol::shm::ring::DmbHeader;
@@ -467,35 +484,40 @@ mod tests {
     fn walks_cost_what_is_hot() {
         static ACTIVE: Active = Active::new();
         assert!(ACTIVE.prepare());
-        let held = LISTS.lock();
-        let mapped = reg::map();
-        LISTS.unlock(held);
-        assert_eq!(mapped, Some(()));
+        let Some(view) = table::own().and_then(table::view) else {
+            unreachable!()
+        };
         // Entries that no set of another test comes to.
-        let regs: Vec<&Reg> = (0..100)
-            .filter_map(|i| reg::get(reg::MAX as u32 - 1 - i))
+        let regs: Vec<(&Reg, &Mine)> = (0..100)
+            .filter_map(|i| {
+                let number = table::MAX as u32 - 1 - i;
+                let both = view.both(number)?;
+                both.0.number.store(number, Relaxed);
+                Some(both)
+            })
             .collect();
-        let mut hot: Vec<&Reg> = Vec::new();
+        let mut hot: Vec<&Mine> = Vec::new();
         let mut draw = 1u32;
         for _ in 0..10_000 {
             draw = draw.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            let Some(&reg) = regs.get((draw >> 8) as usize % regs.len()) else {
+            let Some(&(reg, mine)) = regs.get((draw >> 8) as usize % regs.len()) else {
                 unreachable!()
             };
-            match hot.iter().position(|other| std::ptr::eq(*other, reg)) {
+            match hot.iter().position(|other| std::ptr::eq(*other, mine)) {
                 Some(at) => {
-                    ACTIVE.take_out(hot.swap_remove(at));
-                    assert_eq!(reg.place.load(Relaxed), 0);
+                    ACTIVE.take_out(view, hot.swap_remove(at));
+                    assert_eq!(mine.place.load(Relaxed), 0);
                 }
                 None => {
-                    assert!(ACTIVE.insert(reg));
-                    hot.push(reg);
+                    assert!(ACTIVE.insert(reg, mine));
+                    hot.push(mine);
                 }
             }
             let places = ACTIVE.places();
             assert_eq!(places.len(), hot.len());
             assert!((1..).zip(places).all(|(number, place)| {
-                at(place).is_some_and(|reg| reg.place.load(Relaxed) == number)
+                view.at(place)
+                    .is_some_and(|(_, mine)| mine.place.load(Relaxed) == number)
             }));
         }
     }

@@ -1,8 +1,9 @@
 //! How a connection's registrations become ours, and the program's again.
 
 use super::dormant;
-use super::reg::{self, LISTS, Reg, state};
+use super::reg::{self, Reg, state};
 use super::set::{self, Set};
+use super::table::Table;
 use crate::conn::ready::IN;
 use crate::conn::{Conn, Sock, flag};
 use crate::os;
@@ -14,14 +15,13 @@ const TRIES: u32 = 16;
 
 /// Whether some registration of the connection cannot be converted.
 pub fn forbids(conn: &Conn) -> bool {
-    if !reg::any(conn) {
-        return false;
-    }
-    let held = LISTS.lock();
-    let forbidden = reg::of(conn)
-        .filter(|reg| reg.state.load(Relaxed) != state::DORMANT)
-        .any(|reg| set::get(reg.set.load(Relaxed)).is_none_or(|set| !set.converts(reg.asked())));
-    LISTS.unlock(held);
+    let mut forbidden = false;
+    reg::each(conn, |table| {
+        forbidden |= table
+            .of(conn)
+            .filter(|reg| reg.state.load(Relaxed) != state::DORMANT)
+            .any(|reg| set::of(reg).is_some_and(|set| !set.converts(reg.asked())));
+    });
     forbidden
 }
 
@@ -35,19 +35,23 @@ pub fn convert(conn: &Conn) -> bool {
         // A relative may wait on the set as well, which would not know our tags.
         return false;
     }
-    let held = LISTS.lock();
-    let done = reg::of(conn).all(|reg| convert_one(conn, reg).is_some());
-    LISTS.unlock(held);
+    let mut done = true;
+    reg::each(conn, |table| {
+        done = done && table.of(conn).all(|reg| convert_one(conn, reg).is_some());
+    });
     done
 }
 
 /// Converts what was registered while the connection was plain. What the kernel still has to tell
-/// the program must not be lost. The caller holds [`LISTS`].
+/// the program must not be lost. The caller holds the lists.
 fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
     if reg.converted() {
         return Some(());
     }
-    let set = set::get(reg.set.load(Relaxed))?;
+    let Some(set) = set::of(reg) else {
+        // A relative's, which the connection has left.
+        return Some(());
+    };
     let sock = reg.sock()?;
     let asked = reg.asked();
     // Whether it has fired is the kernel's secret; the program tells when it re-arms.
@@ -77,14 +81,14 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
     reg.state.store(state::OURS, Release);
     if reg.put(libc::EPOLL_CTL_MOD, sock).is_err() {
         reg.state.store(state::KERNEL, Release);
-        set.dropped(reg, conn, true);
+        set.dropped(reg, conn);
         return None;
     }
     Some(())
 }
 
 /// Makes a registration ours with the program's own call. `None`: not possible. The caller holds
-/// [`LISTS`].
+/// the lists.
 pub fn put_ours(set: &Set, reg: &'static Reg, sock: Sock, op: c_int) -> Option<Result<(), i32>> {
     if !set.take_in(reg, sock.conn) {
         return None;
@@ -93,7 +97,7 @@ pub fn put_ours(set: &Set, reg: &'static Reg, sock: Sock, op: c_int) -> Option<R
     let result = reg.put(op, sock);
     if result.is_err() {
         reg.state.store(state::KERNEL, Release);
-        set.dropped(reg, sock.conn, true);
+        set.dropped(reg, sock.conn);
     } else {
         // The bell of `take_in` may have been heard and silenced before there was anything to see.
         set.rouse(reg);
@@ -101,59 +105,88 @@ pub fn put_ours(set: &Set, reg: &'static Reg, sock: Sock, op: c_int) -> Option<R
     Some(result)
 }
 
-/// Whether an edge-triggered registration of a connection that has left the ring is ours all the same. Not in a set
-/// that goes along when a program is started, which would find our tags there.
-fn stays(reg: &Reg, set: Option<&Set>) -> bool {
-    let alone = |set: &Set| {
-        let flags = os::fcntl(set.epfd(), libc::F_GETFD, 0);
-        !set.foreign() && flags.is_ok_and(|flags| flags as c_int & libc::FD_CLOEXEC != 0)
-    };
-    reg.asked() & libc::EPOLLET as u32 != 0 && set.is_some_and(alone)
-}
-
 /// The connection is on TCP for good: the program's own registrations again.
 pub fn restore(conn: &Conn) {
-    give_back(conn, true);
+    reg::each(conn, |table| {
+        for reg in table.of(conn) {
+            give_back(table, conn, reg);
+        }
+    });
 }
 
-/// As [`restore`], for one that this process loses, while others hold it.
-pub fn hand_over(conn: &Conn) {
-    give_back(conn, false);
-}
-
-fn give_back(conn: &Conn, may_stay: bool) {
-    if !reg::any(conn) {
+/// The kernel applies the program's rules to the registration again. The caller holds the lists.
+///
+/// To change it in the kernel's set would arm again what has fired, and tell the program again of what holds, so
+/// where it knows already our tag stays there, and is exchanged for the program's data in each answer.
+fn give_back(table: &'static Table, conn: &Conn, reg: &'static Reg) {
+    // Where it is inherited, the kernel's set is the parent's, who goes on with the registration as ours.
+    let Some(set) = set::of(reg).filter(|set| !set.inherited()) else {
         return;
+    };
+    match reg.state.load(Relaxed) {
+        state::OURS => {}
+        state::DORMANT => return dormant::bury(table, conn, reg),
+        _ => return,
     }
-    let held = LISTS.lock();
-    for reg in reg::of(conn) {
-        let set = set::get(reg.set.load(Relaxed));
-        if set.is_some_and(Set::inherited) {
-            // The kernel's set is the parent's, who goes on with the registration as ours.
-            continue;
-        }
-        match reg.state.load(Relaxed) {
-            // To change it would be an edge for the kernel.
-            state::OURS if may_stay && stays(reg, set) => continue,
-            state::OURS => {}
-            state::DORMANT => {
-                dormant::bury(conn, reg);
-                continue;
-            }
-            _ => continue,
-        }
-        let events = match reg.disarmed.load(Relaxed) {
-            0 => reg.asked(),
-            _ => libc::EPOLLONESHOT as u32,
-        };
-        let event = reg::output(reg, events);
-        // A registration whose descriptor is closed cannot be changed any more; it stays ours.
-        if reg.kernel_ctl(libc::EPOLL_CTL_MOD, event).is_ok() {
-            reg.state.store(state::KERNEL, Release);
-            if let Some(set) = set {
-                set.dropped(reg, conn, true);
-            }
-        }
+    let fired = reg.disarmed.load(Relaxed) != 0;
+    let once = reg.asked() & libc::EPOLLONESHOT as u32 != 0;
+    let told = reg.asked() & libc::EPOLLET as u32 != 0 && !once && reg.report(false) == 0;
+    if !fired && !told {
+        return own(set, conn, reg);
     }
-    LISTS.unlock(held);
+    if tag(reg) {
+        let told = |reg: &Reg| set.sift(reg) && reg.report(false) == 0;
+        // What came since, the kernel has told with what holds.
+        if !fired && !told(reg) {
+            return own(set, conn, reg);
+        }
+        reg.state.store(state::TAGGED, Release);
+        set.dropped(reg, conn);
+    }
+}
+
+/// Puts the program's registration into the kernel's set under our tag.
+fn tag(reg: &Reg) -> bool {
+    let asked = match reg.disarmed.load(Relaxed) {
+        0 => reg.asked(),
+        _ => 0,
+    };
+    let event = libc::epoll_event {
+        events: asked | libc::EPOLLET as u32,
+        u64: set::tag(reg),
+    };
+    reg.kernel_ctl(libc::EPOLL_CTL_MOD, event).is_ok()
+}
+
+/// The kernel's report for a tagged registration was taken: it is to come once more.
+pub fn tell_again(reg: &Reg) {
+    if reg.disarmed.load(Relaxed) == 0 {
+        tag(reg);
+    }
+}
+
+/// The registration is the program's own again in the kernel's set. The caller holds the lists.
+fn own(set: &Set, conn: &Conn, reg: &Reg) {
+    let events = match reg.disarmed.load(Relaxed) {
+        0 => reg.asked(),
+        _ => libc::EPOLLONESHOT as u32,
+    };
+    let event = reg::output(reg, events);
+    // A registration whose descriptor is closed cannot be changed any more; it stays ours.
+    if reg.kernel_ctl(libc::EPOLL_CTL_MOD, event).is_ok() {
+        if events & libc::EPOLLONESHOT as u32 != 0 {
+            set.once.store(1, Release);
+        }
+        reg.state.store(state::KERNEL, Release);
+        set.dropped(reg, conn);
+    }
+}
+
+/// Takes our tag out, for those who would not know it. The caller holds the lists.
+pub fn surrender(table: &'static Table, set: &Set, conn: &Conn, reg: &'static Reg) {
+    match reg.state.load(Relaxed) {
+        state::OURS | state::TAGGED => own(set, conn, reg),
+        state::DORMANT => dormant::bury(table, conn, reg),
+        _ => {}
+    }
 }

@@ -1,7 +1,9 @@
 //! epoll_ctl for a descriptor of a connection in one of our sets.
 
-use super::reg::{self, LISTS, Reg, state};
-use super::set::{self, Set};
+use super::reg::{self, Reg, state};
+use super::set::Set;
+use super::share::{adopt, let_go};
+use super::table::Table;
 use super::{convert, dormant};
 use crate::conn::{Sock, flag, phase, rx, step};
 use crate::{errno, os, real};
@@ -19,23 +21,36 @@ pub fn ctl(
     let settled = sock.phase() == phase::BARRED && !reg::any(sock.conn);
     if settled || event.is_null() && op != libc::EPOLL_CTL_DEL {
         // SAFETY: the program's own arguments.
-        return unsafe { real::epoll_ctl(epfd, op, sock.fd, event) };
+        let result = unsafe { real::epoll_ctl(epfd, op, sock.fd, event) };
+        if result == 0 && op != libc::EPOLL_CTL_DEL {
+            // SAFETY: the kernel has read it.
+            set.note_once(unsafe { event.read_unaligned() }.events);
+        }
+        return result;
     }
     if set.foreign() {
-        errno::keep(|| set::adopt(set.index()));
+        errno::keep(|| adopt(set.index()));
     }
+    let Some(table) = set.table() else {
+        // SAFETY: the program's own arguments.
+        let result = unsafe { real::epoll_ctl(epfd, op, sock.fd, event) };
+        if result == 0 && op == libc::EPOLL_CTL_ADD && sock.careful() {
+            errno::keep(|| let_go(sock));
+        }
+        return result;
+    };
     let event = match op {
         libc::EPOLL_CTL_DEL => None,
         // SAFETY: not null; the program promises an event, as it would to the kernel.
         _ => Some(unsafe { event.read_unaligned() }),
     };
-    let held = LISTS.lock();
-    let result = locked(set, op, sock, event);
-    LISTS.unlock(held);
+    let held = table.lists.lock();
+    let result = locked(set, table, op, sock, event);
+    table.lists.unlock(held);
     match result {
         Ok(seen) => {
             if !seen && sock.careful() {
-                errno::keep(|| set::let_go(sock));
+                errno::keep(|| let_go(sock));
             }
             0
         }
@@ -51,21 +66,38 @@ fn rings(sock: Sock) -> bool {
         && sock.step.load(Acquire) != step::OVER
 }
 
+/// Whether a registration that is ours has a reason to be.
+fn may_be_ours(set: &Set, sock: Sock) -> bool {
+    sock.on_ring() || rings(sock) && !set.foreign()
+}
+
 /// False: only the kernel sees this registration, and the connection must stay on TCP.
 fn locked(
     set: &'static Set,
+    table: &'static Table,
     op: c_int,
     sock: Sock,
     event: Option<libc::epoll_event>,
 ) -> Result<bool, i32> {
-    let kernel = |mut event: libc::epoll_event| os::epoll_ctl(set.epfd(), op, sock.fd, &mut event);
+    let kernel = |mut event: libc::epoll_event| {
+        set.note_once(event.events);
+        os::epoll_ctl(set.epfd(), op, sock.fd, &mut event)
+    };
     let known = reg::find(set, sock);
     if let Some(reg) = known.filter(|reg| reg.state.load(Relaxed) == state::DORMANT) {
-        return on_dormant(set, op, sock, event, reg);
+        return on_dormant(set, table, op, sock, event, reg);
     }
     match (op, event) {
-        (libc::EPOLL_CTL_ADD, Some(event)) => add(set, sock, event, known),
+        (libc::EPOLL_CTL_ADD, Some(event)) => add(set, table, sock, event, known),
         (libc::EPOLL_CTL_MOD, Some(event)) => match known {
+            // It is armed anew, as the kernel does it.
+            Some(reg) if reg.state.load(Relaxed) == state::OURS && !may_be_ours(set, sock) => {
+                kernel(event)?;
+                reg.arm(&event);
+                reg.state.store(state::KERNEL, Release);
+                set.dropped(reg, sock.conn);
+                Ok(true)
+            }
             Some(reg) if reg.state.load(Relaxed) == state::OURS => {
                 if event.events & libc::EPOLLEXCLUSIVE as u32 != 0 {
                     return Err(libc::EINVAL);
@@ -87,6 +119,7 @@ fn locked(
                 kernel(event)?;
                 if let Some(reg) = known {
                     reg.arm(&event);
+                    reg.state.store(state::KERNEL, Release);
                 }
                 Ok(true)
             }
@@ -102,7 +135,7 @@ fn locked(
         (libc::EPOLL_CTL_DEL, _) => {
             kernel(libc::epoll_event { events: 0, u64: 0 })?;
             if let Some(reg) = known {
-                reg::remove(sock.conn, reg);
+                reg::remove(table, sock.conn, reg);
             }
             Ok(true)
         }
@@ -116,6 +149,7 @@ fn locked(
 /// As [`locked`], where the program has deleted the registration, but the kernel's set has it still.
 fn on_dormant(
     set: &'static Set,
+    table: &'static Table,
     op: c_int,
     sock: Sock,
     event: Option<libc::epoll_event>,
@@ -127,8 +161,8 @@ fn on_dormant(
             {
                 return Ok(true);
             }
-            dormant::bury(sock.conn, reg);
-            add(set, sock, event, None)
+            dormant::bury(table, sock.conn, reg);
+            add(set, table, sock, event, None)
         }
         (libc::EPOLL_CTL_MOD, Some(event)) if event.events & libc::EPOLLEXCLUSIVE as u32 != 0 => {
             Err(libc::EINVAL)
@@ -140,12 +174,16 @@ fn on_dormant(
 
 fn add(
     set: &'static Set,
+    table: &'static Table,
     sock: Sock,
     event: libc::epoll_event,
     stale: Option<&'static Reg>,
 ) -> Result<bool, i32> {
     let op = libc::EPOLL_CTL_ADD;
-    let kernel = |mut event: libc::epoll_event| os::epoll_ctl(set.epfd(), op, sock.fd, &mut event);
+    let kernel = |mut event: libc::epoll_event| {
+        set.note_once(event.events);
+        os::epoll_ctl(set.epfd(), op, sock.fd, &mut event)
+    };
     let Some(reg) = reg::add(set, sock, &event) else {
         return kernel(event).map(|()| false);
     };
@@ -157,8 +195,8 @@ fn add(
         None => kernel(event).map(|()| converts),
     };
     match (&result, stale) {
-        (Ok(_), Some(stale)) => reg::remove(sock.conn, stale),
-        (Err(_), _) => reg::remove(sock.conn, reg),
+        (Ok(_), Some(stale)) => reg::remove(table, sock.conn, stale),
+        (Err(_), _) => reg::remove(table, sock.conn, reg),
         _ => {}
     }
     result

@@ -8,19 +8,20 @@
 //! It is really deleted as soon as somebody could see it: when the connection or the set goes back to
 //! the kernel, and when its descriptor is closed while the connection lives on.
 
-use super::convert;
-use super::reg::{self, LISTS, Reg, state};
+use super::reg::{self, Reg, state};
 use super::set::{self, Set};
+use super::table::Table;
+use super::{convert, share};
 use crate::conn::{Conn, Sock};
 use std::sync::atomic::Ordering::*;
 
-/// The program deletes a converted registration. The caller holds [`LISTS`].
+/// The program deletes a converted registration. The caller holds the lists.
 pub fn lay(reg: &Reg) {
     reg.state.store(state::DORMANT, Release);
 }
 
 /// The program adds a dormant registration again. False: it has to be made anew. The caller holds
-/// [`LISTS`].
+/// the lists.
 pub fn revive(set: &Set, reg: &'static Reg, sock: Sock, event: &libc::epoll_event) -> bool {
     if !set.heat(reg, sock.conn) {
         return false;
@@ -35,24 +36,22 @@ pub fn revive(set: &Set, reg: &'static Reg, sock: Sock, event: &libc::epoll_even
     true
 }
 
-/// Deletes a dormant registration from the kernel's set, and forgets it. The caller holds [`LISTS`].
-pub fn bury(conn: &Conn, reg: &'static Reg) {
+/// Deletes a dormant registration from the kernel's set, and forgets it. The caller holds the lists.
+pub fn bury(table: &'static Table, conn: &Conn, reg: &'static Reg) {
     let none = libc::epoll_event { events: 0, u64: 0 };
     let _ = reg.kernel_ctl(libc::EPOLL_CTL_DEL, none);
-    reg::remove(conn, reg);
+    reg::remove(table, conn, reg);
 }
 
 /// Buries those of a connection that `which` names.
 fn bury_all(conn: &Conn, which: impl Fn(&Reg) -> bool) {
-    if !reg::any(conn) {
-        return;
-    }
-    let held = LISTS.lock();
-    let dormant = |reg: &&'static Reg| reg.state.load(Relaxed) == state::DORMANT && which(reg);
-    while let Some(reg) = reg::of(conn).find(dormant) {
-        bury(conn, reg);
-    }
-    LISTS.unlock(held);
+    reg::each(conn, |table| {
+        for reg in table.of(conn) {
+            if reg.state.load(Relaxed) == state::DORMANT && which(reg) {
+                bury(table, conn, reg);
+            }
+        }
+    });
 }
 
 /// A descriptor of a connection is about to be closed, and the connection lives on: what the kernel
@@ -60,31 +59,23 @@ fn bury_all(conn: &Conn, which: impl Fn(&Reg) -> bool) {
 pub fn closing(sock: Sock) {
     bury_all(sock.conn, |reg| {
         // An inherited set is the parent's, and so is what lies in it.
-        reg.fd.load(Relaxed) == sock.fd
-            && set::get(reg.set.load(Relaxed)).is_some_and(|set| !set.inherited())
+        reg.fd.load(Relaxed) == sock.fd && set::of(reg).is_some_and(|set| !set.inherited())
     });
 }
 
 /// The last descriptor of a connection here is about to be closed, and others hold it: the kernel goes
 /// on reporting it where it was registered, and nobody here can look at a ring.
 pub fn outlived(sock: Sock) {
-    if !reg::any(sock.conn) {
-        return;
-    }
-    let held = LISTS.lock();
-    let any = reg::of(sock.conn).any(|reg| {
-        reg.state.load(Relaxed) == state::OURS
-            && set::get(reg.set.load(Relaxed)).is_some_and(|set| !set.inherited())
+    let mut any = false;
+    reg::each(sock.conn, |table| {
+        any |= table.of(sock.conn).any(|reg| {
+            reg.state.load(Relaxed) == state::OURS
+                && set::of(reg).is_some_and(|set| !set.inherited())
+        });
     });
-    LISTS.unlock(held);
     if any {
-        set::let_go(sock);
+        share::let_go(sock);
         // Also when some of the stream is still in memory: of all the rest only the kernel can tell.
-        convert::hand_over(sock.conn);
+        convert::restore(sock.conn);
     }
-}
-
-/// The set goes back to the kernel.
-pub fn leaving(set: &Set, conn: &Conn) {
-    bury_all(conn, |reg| reg.set.load(Relaxed) == set.index());
 }

@@ -12,6 +12,9 @@ mod dormant;
 mod reg;
 mod report;
 mod set;
+mod share;
+mod sift;
+mod table;
 mod wait;
 
 pub use active::{ask, rouse, stir};
@@ -20,5 +23,7 @@ pub use ctl::ctl;
 pub use dormant::{closing, outlived};
 pub use reg::forget;
 pub use set::MAX as SETS;
-pub use set::{adopt, create, duplicated, escape, forked, forking, get as known, set_closed};
+pub use set::{create, duplicated, forked, forking, get as known, set_closed};
+pub use share::{adopt, before_program, passed, surrender};
+pub use sift::watched;
 pub use wait::{absorb, wait};

@@ -2,14 +2,11 @@
 
 use super::report;
 use super::set::{self, Set};
+use super::table::{self, Table};
 use crate::conn::{Conn, Sock, kept};
-use crate::lock::Lock;
 use crate::{clock, family, fds, os};
-use protocol::stats::ROWS;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
-
-pub const MAX: usize = 1 << 17;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
 /// Two names of one thing.
 const ROOM: u32 = (libc::EPOLLOUT | libc::EPOLLWRNORM) as u32;
@@ -23,14 +20,24 @@ pub mod state {
     pub const OURS: u32 = 2;
     /// Converted, and deleted by the program: see [`super::super::dormant`].
     pub const DORMANT: u32 = 3;
+    /// As the program made it, but for our tag: what has been told is not to be told again, see
+    /// [`super::super::convert`].
+    pub const TAGGED: u32 = 4;
 }
 
+/// What all know who have the set, see [`table`].
 #[derive(Debug)]
 pub struct Reg {
     pub state: AtomicU32,
+    /// Its place in its table.
+    pub number: AtomicU32,
     /// Counts the uses of this entry; the tag carries its low bits.
     pub generation: AtomicU32,
+    /// Place and name of the set.
     pub set: AtomicU32,
+    pub set_id: AtomicU32,
+    /// Several processes use the set, and may list the registration for themselves: its place is not used again.
+    pub pinned: AtomicU32,
     pub fd: AtomicI32,
     /// Another descriptor of the connection, once that one is closed.
     via: AtomicI32,
@@ -63,6 +70,17 @@ pub struct Reg {
     pub quiet: AtomicU64,
     /// What a look that found nothing went by: while it is the same, so is the answer.
     pub calm: AtomicU64,
+    /// Clock of the program's last change.
+    pub armed: AtomicU64,
+    /// Next registration of the same connection, index + 1.
+    pub next: AtomicU32,
+}
+
+/// What each process has for itself of a registration.
+#[derive(Debug)]
+pub struct Mine {
+    /// Among those that the set counts as converted.
+    pub counted: AtomicU32,
     /// The wait that put it last.
     pub round: AtomicU32,
     /// Place on the set's active list + 1; 0: cold.
@@ -71,65 +89,30 @@ pub struct Reg {
     pub vain: AtomicU32,
     /// The set's context is in the list of the connection's watchers.
     pub watched: AtomicU32,
-    /// Clock of the program's last change.
-    pub armed: AtomicU64,
-    /// Next registration of the same connection, index + 1.
-    pub next: AtomicU32,
-}
-
-/// `MAX` registrations, all zeros at first; null until a program makes one. Not a static array: it takes
-/// more address space than all the rest, and most programs have no set.
-static REGS: AtomicPtr<Reg> = AtomicPtr::new(std::ptr::null_mut());
-/// First registration of connection N, index + 1.
-static HEADS: [AtomicU32; ROWS] = [const { AtomicU32::new(0) }; ROWS];
-/// Free entries, linked by `next`; entries from `FRESH` on were never used.
-static FREE: AtomicU32 = AtomicU32::new(0);
-static FRESH: AtomicU32 = AtomicU32::new(0);
-/// Held while lists change. Never while anything is waited for.
-pub static LISTS: Lock = Lock::new();
-
-#[inline]
-pub fn get(index: u32) -> Option<&'static Reg> {
-    let regs = REGS.load(Acquire);
-    if regs.is_null() || index as usize >= MAX {
-        return None;
-    }
-    // SAFETY: `map` has put room for MAX there, which stays; zeros are a Reg, and all of it is atomic.
-    unsafe { regs.add(index as usize).as_ref() }
-}
-
-/// Makes the table, once. The caller holds [`LISTS`].
-pub(super) fn map() -> Option<()> {
-    if REGS.load(Relaxed).is_null() {
-        let at = os::map_anonymous(MAX * size_of::<Reg>()).ok()?;
-        REGS.store(at.cast(), Release);
-    }
-    Some(())
-}
-
-fn head(conn: &Conn) -> &'static AtomicU32 {
-    static NONE: AtomicU32 = AtomicU32::new(0);
-    HEADS.get(conn.index() as usize).unwrap_or(&NONE)
 }
 
 /// Whether the connection is in a set.
+#[inline]
 pub fn any(conn: &Conn) -> bool {
-    head(conn).load(Acquire) != 0
+    table::knowing(conn).next().is_some()
 }
 
-/// Registrations of a connection. The caller holds [`LISTS`].
-pub fn of(conn: &Conn) -> impl Iterator<Item = &'static Reg> {
-    let mut at = head(conn).load(Acquire);
-    std::iter::from_fn(move || {
-        let reg = get(at.checked_sub(1)?)?;
-        at = reg.next.load(Relaxed);
-        Some(reg)
-    })
+/// Tries of a caller that may hold another table: relatives who share two could wait for each other. A second.
+const PATIENCE: u32 = 20_000;
+
+/// Calls `f` with each table that has registrations of a connection, its lists held.
+pub fn each(conn: &Conn, mut f: impl FnMut(&'static Table)) {
+    for table in table::knowing(conn) {
+        if let Some(held) = table.lists.lock_within(PATIENCE) {
+            f(table);
+            table.lists.unlock(held);
+        }
+    }
 }
 
 impl Reg {
-    pub fn index(&self) -> u32 {
-        ((self as *const Reg as usize - REGS.load(Relaxed) as usize) / size_of::<Reg>()) as u32
+    pub fn number(&self) -> u32 {
+        self.number.load(Relaxed)
     }
 
     #[inline]
@@ -157,6 +140,11 @@ impl Reg {
         let sock = self.ours(fd)?;
         self.via.store(sock.fd, Relaxed);
         Some(sock)
+    }
+
+    /// Whether the kernel's set holds our tag for it.
+    pub fn tagged(&self) -> bool {
+        self.converted() || self.state.load(Acquire) == state::TAGGED
     }
 
     pub fn converted(&self) -> bool {
@@ -205,7 +193,7 @@ impl Reg {
     }
 
     pub fn kernel_ctl(&self, op: c_int, mut event: libc::epoll_event) -> Result<(), i32> {
-        let set = set::get(self.set.load(Relaxed)).ok_or(libc::EBADF)?;
+        let set = set::of(self).ok_or(libc::EBADF)?;
         let fd = self.fd.load(Relaxed);
         // The number may belong to somebody else by now, whom the kernel would change instead.
         self.ours(fd).ok_or(libc::EBADF)?;
@@ -246,83 +234,74 @@ impl Reg {
     }
 }
 
-/// Notes a registration that the kernel has taken. The caller holds [`LISTS`].
+/// Notes a registration that the kernel has taken. The caller holds the lists of the set.
 pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&'static Reg> {
-    map()?;
-    let at = FREE.load(Relaxed);
-    let reg = match at.checked_sub(1).and_then(get) {
-        Some(reg) => {
-            FREE.store(reg.next.load(Relaxed), Relaxed);
-            reg
-        }
-        None => get(FRESH.fetch_add(1, Relaxed))?,
-    };
+    let table = set.table()?;
+    let reg = table.take()?;
     reg.generation.fetch_add(1, Relaxed);
     for word in [
         &reg.installed,
         &reg.kernel,
         &reg.urgent,
         &reg.gone,
-        &reg.round,
+        &reg.pinned,
         &reg.carriers,
         &reg.tries,
     ] {
         word.store(0, Relaxed);
     }
     reg.set.store(set.index(), Relaxed);
+    reg.set_id.store(set.id(), Relaxed);
     reg.via.store(-1, Relaxed);
     reg.fd.store(sock.fd, Relaxed);
     reg.conn.store(sock.index(), Relaxed);
     reg.conn_generation
         .store(sock.generation.load(Relaxed), Relaxed);
     reg.arm(event);
-    let head = head(sock.conn);
-    reg.next.store(head.load(Relaxed), Relaxed);
-    head.store(reg.index() + 1, Release);
+    if let Some(mine) = set.mine(reg) {
+        for word in [&mine.round, &mine.place, &mine.vain, &mine.watched] {
+            word.store(0, Relaxed);
+        }
+        mine.counted.store(0, Relaxed);
+    }
+    table.link(sock.conn, reg);
     reg.state.store(state::KERNEL, Release);
     Some(reg)
 }
 
-/// The registration of `sock` in `set`. The caller holds [`LISTS`].
+/// The registration of `sock` in `set`. The caller holds the lists of the set.
 pub fn find(set: &Set, sock: Sock) -> Option<&'static Reg> {
-    of(sock.conn)
-        .find(|reg| reg.set.load(Relaxed) == set.index() && reg.fd.load(Relaxed) == sock.fd)
+    let mut regs = set.known()?.of(sock.conn);
+    regs.find(|reg| set.has(reg) && reg.fd.load(Relaxed) == sock.fd)
 }
 
-/// Any registration of a connection in `set`. The caller holds [`LISTS`].
-pub fn find_in(set: &Set, conn: &Conn) -> Option<&'static Reg> {
-    of(conn).find(|reg| reg.set.load(Relaxed) == set.index())
-}
-
-/// Takes a registration out of its lists. The caller holds [`LISTS`].
-pub fn remove(conn: &Conn, reg: &'static Reg) {
-    let mut link = head(conn);
-    while let Some(at) = get(link.load(Relaxed).wrapping_sub(1)) {
-        if std::ptr::eq(at, reg) {
-            link.store(reg.next.load(Relaxed), Release);
-            break;
-        }
-        link = &at.next;
-    }
-    let converted = reg.converted();
+/// Takes a registration out of its lists. The caller holds those of its table.
+pub fn remove(table: &'static Table, conn: &Conn, reg: &'static Reg) {
+    table.unlink(conn, reg);
     reg.state.store(state::FREE, Release);
-    if let Some(set) = set::get(reg.set.load(Relaxed)) {
-        set.dropped(reg, conn, converted);
+    if let Some(set) = set::of(reg) {
+        set.dropped(reg, conn);
     }
-    reg.next.store(FREE.load(Relaxed), Relaxed);
-    FREE.store(reg.index() + 1, Relaxed);
+    if reg.pinned.load(Relaxed) == 0 {
+        table.give_back(reg);
+    }
 }
 
-/// The last descriptor of a connection in this process is gone; the kernel drops it from its sets.
+/// The last descriptor of a connection in this process is about to go. When no other process holds it, the kernel
+/// drops it from its sets.
 pub fn forget(conn: &Conn) {
-    if !any(conn) {
-        return;
-    }
-    let held = LISTS.lock();
-    while let Some(reg) = of(conn).next() {
-        remove(conn, reg);
-    }
-    LISTS.unlock(held);
+    let last = conn.holders.load(Acquire) <= 1;
+    each(conn, |table| {
+        for reg in table.of(conn) {
+            match set::of(reg) {
+                // The kernel goes on reporting it, under our tag.
+                Some(_) if !last && reg.state.load(Relaxed) == state::TAGGED => {}
+                Some(set) if !last && set.spread() => set.dropped(reg, conn),
+                None if !last => {}
+                _ => remove(table, conn, reg),
+            }
+        }
+    });
 }
 
 /// Descriptor and events, for those who wait.
@@ -332,9 +311,4 @@ pub fn output(reg: &Reg, events: u32) -> libc::epoll_event {
         events,
         u64: reg.data.load(Relaxed),
     }
-}
-
-/// In the child of a fork: nobody else runs.
-pub fn forked() {
-    LISTS.reset();
 }

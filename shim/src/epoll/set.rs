@@ -1,14 +1,12 @@
 //! A set: its descriptor numbers, its doorbell, and how its registrations come and go.
 
 use super::active::Active;
-use super::reg::{self, LISTS, Reg};
-use super::{convert, dormant};
+use super::reg::{self, Mine, Reg};
+use super::table::{self, Table, View};
 use crate::conn::ready::IN;
-use crate::conn::{Conn, Sock, kept, revert};
+use crate::conn::{Conn, kept};
 use crate::ctx::{self, Ctx};
 use crate::{clock, family, fds, os, ownfd};
-use protocol::reason;
-use protocol::shm::pair::GateState;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
@@ -16,8 +14,8 @@ pub const MAX: usize = 4096;
 
 /// Values of [`Set::foreign`]: inherited over a fork and not used yet; passed on, watched by another
 /// set, or used by several processes.
-const INHERITED: u32 = 1;
-const KERNEL_ONLY: u32 = 2;
+pub const INHERITED: u32 = 1;
+pub const KERNEL_ONLY: u32 = 2;
 
 /// Registrations of a set that are converted at a time.
 const CURIOUS: usize = 8;
@@ -27,14 +25,18 @@ pub struct Set {
     refs: AtomicU32,
     epfd: AtomicI32,
     /// Not zero: only the kernel sees all of it.
-    foreign: AtomicU32,
+    pub foreign: AtomicU32,
+    /// Not zero: it has gone over a fork.
+    spread: AtomicU32,
     /// Names the set in the family.
     id: AtomicU32,
+    /// Slot of the table that has its registrations, + 1.
+    home: AtomicU32,
     /// Context number + 1, and its doorbell.
     ctx: AtomicU32,
-    bell: AtomicI32,
+    pub bell: AtomicI32,
     /// Converted registrations.
-    count: AtomicU32,
+    pub count: AtomicU32,
     /// Those of them that each wait looks at.
     pub active: Active,
     /// Where the next look starts, so that none of the ready ones starves.
@@ -45,6 +47,8 @@ pub struct Set {
     pub round: AtomicU32,
     /// Counts the registrations that have changed hands between the kernel and us.
     pub handed: AtomicU32,
+    /// Not zero: a registration of the program's own fires once, and the kernel does not say for what when it has.
+    pub once: AtomicU32,
     /// Clock of the last look at the kernel's set.
     pub looked: AtomicU64,
     /// Clock before the last wait that brought all that the kernel had to tell.
@@ -64,7 +68,9 @@ static SETS: [Set; MAX] = [const {
         refs: AtomicU32::new(0),
         epfd: AtomicI32::new(-1),
         foreign: AtomicU32::new(0),
+        spread: AtomicU32::new(0),
         id: AtomicU32::new(0),
+        home: AtomicU32::new(0),
         ctx: AtomicU32::new(0),
         bell: AtomicI32::new(-1),
         count: AtomicU32::new(0),
@@ -73,6 +79,7 @@ static SETS: [Set; MAX] = [const {
         filled: AtomicU32::new(0),
         round: AtomicU32::new(1),
         handed: AtomicU32::new(0),
+        once: AtomicU32::new(0),
         looked: AtomicU64::new(0),
         drained: AtomicU64::new(0),
         curious: [const { AtomicU32::new(0) }; CURIOUS],
@@ -101,9 +108,15 @@ fn secret() -> u32 {
     }
 }
 
-/// Before a fork: the child is to know tags that its parent puts into a set of both.
+/// Before a fork: the child is to know what its parent will put into a set of both.
 pub fn forking() {
     secret();
+    if family::table().is_some() {
+        for set in live() {
+            set.spread.store(1, Relaxed);
+            set.table();
+        }
+    }
 }
 
 /// Width of a registration's number in a tag; its generation is above. The highest generation is
@@ -112,7 +125,7 @@ const INDEX_BITS: u32 = 17;
 const GENERATIONS: u32 = (1 << (32 - INDEX_BITS)) - 1;
 
 fn place(reg: &Reg) -> u32 {
-    (reg.generation.load(Relaxed) % GENERATIONS) << INDEX_BITS | reg.index()
+    (reg.generation.load(Relaxed) % GENERATIONS) << INDEX_BITS | reg.number()
 }
 
 pub fn tag(reg: &Reg) -> u64 {
@@ -132,20 +145,19 @@ pub enum Tagged {
     Stale,
 }
 
-pub fn read_tag(data: u64) -> Tagged {
-    if (data >> 32) as u32 != SECRET.load(Relaxed) || data >> 32 == 0 {
-        return Tagged::Program;
-    }
-    match data as u32 {
-        BELL => Tagged::Bell,
-        low => reg::get(low & ((1 << INDEX_BITS) - 1))
-            .filter(|reg| place(reg) == low && reg.converted())
-            .map_or(Tagged::Stale, Tagged::Reg),
-    }
-}
-
 pub fn get(index: u32) -> Option<&'static Set> {
     SETS.get(index as usize)
+}
+
+/// The set of a registration, if this process has it.
+pub fn of(reg: &Reg) -> Option<&'static Set> {
+    get(reg.set.load(Relaxed)).filter(|set| set.has(reg) && set.refs.load(Relaxed) != 0)
+}
+
+/// The sets of this process.
+pub fn live() -> impl Iterator<Item = &'static Set> {
+    let sets = SETS.iter().take(HIGH.load(Relaxed) as usize);
+    sets.filter(|set| set.refs.load(Relaxed) != 0)
 }
 
 /// The program has made an epoll descriptor.
@@ -158,6 +170,9 @@ pub fn create(epfd: c_int) {
             HIGH.fetch_max(index as u32 + 1, Relaxed);
             set.epfd.store(epfd, Relaxed);
             set.foreign.store(0, Relaxed);
+            set.spread.store(0, Relaxed);
+            set.home.store(0, Relaxed);
+            set.once.store(0, Relaxed);
             set.id.store(clock::ticks() as u32 | 1, Relaxed);
             set.drained.store(0, Relaxed);
             set.count.store(0, Relaxed);
@@ -193,14 +208,21 @@ pub fn set_closed(index: u32, fd: c_int) {
         }
         return;
     }
-    let held = LISTS.lock();
-    let open = fds::socks(0, c_int::MAX).map(|sock| sock.conn);
-    for conn in open.chain(kept::all()) {
-        while let Some(reg) = reg::find_in(set, conn) {
-            reg::remove(conn, reg);
+    if let Some(table) = set.known() {
+        let open = fds::socks(0, c_int::MAX).map(|sock| sock.conn);
+        // Relatives go on with what is in it.
+        let kept = set.inherited() || set.used_elsewhere();
+        for conn in open.chain(kept::all()) {
+            let held = table.lists.lock();
+            for reg in table.of(conn).filter(|reg| set.has(reg)) {
+                match kept {
+                    true => set.dropped(reg, conn),
+                    false => reg::remove(table, conn, reg),
+                }
+            }
+            table.lists.unlock(held);
         }
     }
-    LISTS.unlock(held);
     let ctx = set.ctx.swap(0, AcqRel);
     let bell = set.bell.swap(-1, AcqRel);
     if ctx != 0 {
@@ -218,53 +240,21 @@ pub fn set_closed(index: u32, fd: c_int) {
 /// In the child of a fork: the sets are the parent's as well. Only those that there were: a child pays for
 /// each page that it looks at.
 pub fn forked() {
-    reg::forked();
-    let sets = SETS.iter().take(HIGH.load(Relaxed) as usize);
-    for set in sets.filter(|set| set.refs.load(Relaxed) != 0) {
+    let mut homes = 0;
+    for set in live() {
         set.foreign.fetch_max(INHERITED, Relaxed);
+        set.count.store(0, Relaxed);
+        set.active.forked();
+        if let Some(slot) = set.home.load(Relaxed).checked_sub(1) {
+            homes |= 1 << slot;
+        }
         // The context is the parent's. The doorbell is kept: only with it can the kernel's set be
         // rid of it, should the child come to use the set.
         if let Some(number) = set.ctx.swap(0, Relaxed).checked_sub(1) {
             ctx::disown(number);
         }
     }
-}
-
-/// The set is to be watched or used where only the kernel sees it: its connections go back to TCP.
-pub fn escape(index: u32) {
-    if let Some(set) = get(index)
-        && set.foreign.swap(KERNEL_ONLY, AcqRel) != KERNEL_ONLY
-    {
-        set.empty();
-    }
-}
-
-/// An inherited set is used, or one that a relative uses: the kernel's set is the same for both, and
-/// neither sees the other's registrations.
-pub fn adopt(index: u32) {
-    let Some(set) = get(index) else { return };
-    if set.foreign.load(Acquire) == INHERITED
-        && set.ctx_or_bell()
-        && let Some(word) = family::set_word(index)
-    {
-        word.store(set.id.load(Relaxed), Release);
-    }
-    escape(index);
-}
-
-/// A connection goes back to TCP because a set could not see its ring.
-pub fn let_go(sock: Sock) {
-    let left = revert::leave(sock, reason::EPOLL);
-    // Without an answer of the peer: what it still sends comes over TCP when the own gate is shut.
-    let by_tcp = || {
-        let shut = sock
-            .slot()
-            .is_none_or(|slot| slot.gate(sock.role().peer()).state() == GateState::Shut);
-        shut && !sock.rx_ring()
-    };
-    if left || by_tcp() {
-        convert::restore(sock.conn);
-    }
+    table::forked(homes);
 }
 
 impl Set {
@@ -276,9 +266,61 @@ impl Set {
         self.epfd.load(Relaxed)
     }
 
+    pub fn id(&self) -> u32 {
+        self.id.load(Relaxed)
+    }
+
+    /// Whether a registration is in it.
+    pub fn has(&self, reg: &Reg) -> bool {
+        reg.set.load(Relaxed) == self.index() && reg.set_id.load(Relaxed) == self.id()
+    }
+
+    /// Where its registrations are, and what this process has for itself of them.
+    #[inline]
+    pub fn view(&self) -> Option<View> {
+        table::view(self.home.load(Acquire).wrapping_sub(1))
+    }
+
+    /// Where its registrations are, if there are any.
+    pub fn known(&self) -> Option<&'static Table> {
+        Some(self.view()?.table)
+    }
+
+    /// Where its registrations are to be.
+    pub fn table(&self) -> Option<&'static Table> {
+        if self.home.load(Acquire) == 0 {
+            let own = table::own()? + 1;
+            let _ = self.home.compare_exchange(0, own, AcqRel, Relaxed);
+        }
+        self.known()
+    }
+
+    pub fn mine(&self, reg: &Reg) -> Option<&'static Mine> {
+        Some(self.view()?.both(reg.number())?.1)
+    }
+
+    pub fn read_tag(&self, data: u64) -> Tagged {
+        if (data >> 32) as u32 != SECRET.load(Relaxed) || data >> 32 == 0 {
+            return Tagged::Program;
+        }
+        match data as u32 {
+            BELL => Tagged::Bell,
+            low => self
+                .view()
+                .and_then(|view| Some(view.both(low & ((1 << INDEX_BITS) - 1))?.0))
+                .filter(|reg| place(reg) == low && reg.tagged())
+                .map_or(Tagged::Stale, Tagged::Reg),
+        }
+    }
+
     /// Whether it must be left to the kernel.
     pub fn foreign(&self) -> bool {
-        self.foreign.load(Acquire) != 0 || self.ctx.load(Acquire) != 0 && self.used_elsewhere()
+        self.foreign.load(Acquire) != 0 || self.spread() && self.used_elsewhere()
+    }
+
+    /// Whether it has gone over a fork.
+    pub fn spread(&self) -> bool {
+        self.spread.load(Acquire) != 0
     }
 
     /// Whether it came over a fork.
@@ -292,7 +334,7 @@ impl Set {
     }
 
     /// Whether a child has come to use it.
-    fn used_elsewhere(&self) -> bool {
+    pub fn used_elsewhere(&self) -> bool {
         family::set_word(self.index())
             .is_some_and(|word| word.load(Acquire) == self.id.load(Relaxed))
     }
@@ -302,36 +344,10 @@ impl Set {
         events & libc::EPOLLEXCLUSIVE as u32 == 0 && !self.foreign()
     }
 
-    /// Whether the kernel's set has or had a doorbell of ours.
-    fn ctx_or_bell(&self) -> bool {
-        self.ctx.load(Acquire) != 0 || self.bell.load(Acquire) >= 0
-    }
-
-    /// Takes what is ours out of the kernel's set.
-    fn empty(&self) {
-        if self.rings() {
-            for sock in fds::socks(0, c_int::MAX) {
-                dormant::leaving(self, sock.conn);
-                let held = LISTS.lock();
-                let member = self.heat_all(sock.conn);
-                LISTS.unlock(held);
-                if member {
-                    let_go(sock);
-                }
-            }
-        }
-        let bell = self.bell.load(Acquire);
-        // While a ring has to be drained first, the doorbell tells of it.
-        if !self.rings() && bell >= 0 {
-            let mut none = libc::epoll_event { events: 0, u64: 0 };
-            let _ = os::epoll_ctl(self.epfd(), libc::EPOLL_CTL_DEL, bell, &mut none);
-        }
-    }
-
     /// Asks for a note of what a registration is told of. False: there are too many. The caller holds
-    /// [`LISTS`].
+    /// the lists.
     pub fn curious(&self, reg: &Reg) -> bool {
-        let me = reg.index() + 1;
+        let me = reg.number() + 1;
         let known = self.curious.iter().any(|at| at.load(Relaxed) == me);
         let free = || self.curious.iter().find(|at| at.load(Relaxed) == 0);
         known || free().map(|at| at.store(me, Relaxed)).is_some()
@@ -343,13 +359,13 @@ impl Set {
         if self.curious.iter().all(|at| at.load(Relaxed) == 0) {
             return;
         }
-        let held = LISTS.lock();
+        let Some(view) = self.view() else { return };
+        let held = view.table.lists.lock();
         for at in &self.curious {
-            let Some(reg) = reg::get(at.load(Relaxed).wrapping_sub(1)) else {
+            let Some((reg, _)) = view.at(at) else {
                 continue;
             };
-            let waits = reg.state.load(Relaxed) == reg::state::KERNEL
-                && reg.set.load(Relaxed) == self.index();
+            let waits = reg.state.load(Relaxed) == reg::state::KERNEL && self.has(reg);
             match reg.sock().filter(|_| waits) {
                 Some(sock) => {
                     reg.noted.store(reg.mark(sock, IN), Relaxed);
@@ -357,7 +373,7 @@ impl Set {
                 None => at.store(0, Relaxed),
             }
         }
-        LISTS.unlock(held);
+        view.table.lists.unlock(held);
     }
 
     /// The set's context, once a registration is converted.
@@ -369,7 +385,7 @@ impl Set {
         })
     }
 
-    /// Makes sure that the set can be rung. The caller holds [`LISTS`].
+    /// Makes sure that the set can be rung. The caller holds the lists.
     fn bell(&self) -> Option<Ctx> {
         if let Some(ctx) = self.ctx() {
             return Some(ctx);
@@ -389,7 +405,7 @@ impl Set {
         Some(ctx)
     }
 
-    /// Takes in a registration that is being converted. The caller holds [`LISTS`].
+    /// Takes in a registration that is being converted. The caller holds the lists.
     pub fn take_in(&self, reg: &Reg, conn: &Conn) -> bool {
         self.handed.fetch_add(1, AcqRel);
         if self.foreign() {
@@ -399,6 +415,9 @@ impl Set {
         if !self.active.prepare() || !self.heat(reg, conn) {
             return false;
         }
+        if let Some(mine) = self.mine(reg) {
+            mine.counted.store(1, Relaxed);
+        }
         // Whoever waits on a set without rings went to sleep before it had a bell.
         if self.count.fetch_add(1, AcqRel) == 0 || ctx.word().sleepers() {
             ctx.ring();
@@ -406,11 +425,13 @@ impl Set {
         true
     }
 
-    /// A registration is gone or is the program's again. The caller holds [`LISTS`].
-    pub fn dropped(&self, reg: &Reg, conn: &Conn, converted: bool) {
-        if converted {
+    /// A registration is gone or is the program's again. The caller holds the lists.
+    pub fn dropped(&self, reg: &Reg, conn: &Conn) {
+        if let Some(mine) = self.mine(reg)
+            && mine.counted.swap(0, Relaxed) != 0
+        {
             self.handed.fetch_add(1, AcqRel);
-            self.unlist(reg, conn);
+            self.unlist(mine, conn);
             self.count.fetch_sub(1, AcqRel);
         }
     }

@@ -1,8 +1,7 @@
 //! epoll_wait on a set with converted registrations.
 
-use super::active;
-use super::reg::{self, Reg};
-use super::set::{Set, Tagged, read_tag};
+use super::reg::{self, Reg, state};
+use super::set::{Set, Tagged};
 use crate::conn::tx;
 use crate::wait as threads;
 use crate::{clock, daemon, errno, family, lgr, os, real};
@@ -41,6 +40,15 @@ impl Output {
 }
 
 impl Output {
+    /// The kernel reported `events` for the tag of a registration.
+    fn hear(&mut self, set: &Set, reg: &'static Reg, events: u32) {
+        if reg.state.load(Acquire) != state::TAGGED {
+            set.note(reg, events);
+        } else if reg.disarmed.load(Relaxed) == 0 {
+            self.put(reg::output(reg, events));
+        }
+    }
+
     /// Puts together what stands here twice: a registration that has changed hands during the wait was
     /// seen by the kernel and by us. The kernel never names one twice, and programs free what they get.
     fn unite(&mut self) {
@@ -175,22 +183,23 @@ fn walk(set: &Set, out: &mut Output) {
     if list.is_empty() || out.full() {
         return;
     }
+    let Some(view) = set.view() else { return };
     let start = set.turn.load(Relaxed) as usize % list.len();
     let (before, after) = list.split_at(start);
     for (i, place) in after.iter().chain(before).enumerate() {
-        let Some(reg) = active::at(place) else {
+        let Some((reg, mine)) = view.at(place) else {
             continue;
         };
-        if reg.round.load(Relaxed) == out.round {
+        if mine.round.load(Relaxed) == out.round {
             continue;
         }
         let events = reg.report(true);
         if events == 0 {
-            set.looked_in_vain(reg);
+            set.looked_in_vain(reg, mine);
             continue;
         }
-        reg.vain.store(0, Relaxed);
-        reg.round.store(out.round, Relaxed);
+        mine.vain.store(0, Relaxed);
+        mine.round.store(out.round, Relaxed);
         set.lively.store(1, Relaxed);
         out.put(reg::output(reg, events));
         if out.full() {
@@ -220,6 +229,8 @@ fn quiet(set: &Set, out: &mut Output) {
             // Others who sleep on the set were not rung for this.
             ctx.ring();
         }
+    } else {
+        set.hush();
     }
 }
 
@@ -376,10 +387,10 @@ fn ask_kernel(
         for i in 0..n {
             // SAFETY: the kernel has written n events; those kept lie at or before the one read.
             let event = unsafe { from.add(i).read_unaligned() };
-            match read_tag(event.u64) {
+            match set.read_tag(event.u64) {
                 Tagged::Program => out.put(event),
                 Tagged::Bell => rung = true,
-                Tagged::Reg(reg) => set.note(reg, event.events),
+                Tagged::Reg(reg) => out.hear(set, reg, event.events),
                 Tagged::Stale => {}
             }
         }
@@ -409,10 +420,10 @@ pub unsafe fn absorb(set: &Set, events: *mut libc::epoll_event, n: usize) -> usi
     for i in 0..n {
         // SAFETY: i < n; what is kept lies at or before what is read.
         let event = unsafe { events.add(i).read_unaligned() };
-        match read_tag(event.u64) {
+        match set.read_tag(event.u64) {
             Tagged::Program => kept.put(event),
             Tagged::Bell | Tagged::Stale => {}
-            Tagged::Reg(reg) => set.note(reg, event.events),
+            Tagged::Reg(reg) => kept.hear(set, reg, event.events),
         }
     }
     kept.used

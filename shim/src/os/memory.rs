@@ -35,6 +35,11 @@ pub fn map_anonymous(len: usize) -> Result<*mut u8> {
     )
 }
 
+/// Private memory of no file is all zeros again.
+pub fn forget_contents(at: *mut u8, len: usize) -> Result<()> {
+    call!(libc::SYS_madvise, at, len, libc::MADV_DONTNEED).map(drop)
+}
+
 pub fn munmap(at: *mut u8, len: usize) {
     let _ = call!(libc::SYS_munmap, at, len);
 }

@@ -1,0 +1,145 @@
+//! A set that others see: relatives who use it too, whoever polls it, another set, another program. Only
+//! the kernel sees all of it: its connections go back to TCP.
+
+use super::reg::{self, Reg, state};
+use super::set::{self, KERNEL_ONLY, Set};
+use super::table::Table;
+use super::{convert, dormant};
+use crate::conn::{Conn, Sock, revert, rx};
+use crate::{family, fds, os};
+use protocol::reason;
+use protocol::shm::pair::GateState;
+use std::ffi::c_int;
+use std::sync::atomic::Ordering::*;
+
+/// The set is to be used where only the kernel sees it.
+pub fn escape(index: u32) {
+    if let Some(set) = set::get(index)
+        && set.foreign.swap(KERNEL_ONLY, AcqRel) != KERNEL_ONLY
+    {
+        set.empty();
+    }
+}
+
+/// An inherited set is used, or one that a relative uses: neither's context wakes the other.
+pub fn adopt(index: u32) {
+    let Some(set) = set::get(index) else { return };
+    if set.inherited()
+        && let Some(word) = family::set_word(index)
+    {
+        word.store(set.id(), Release);
+    }
+    escape(index);
+}
+
+/// The set goes to a process that does not know our tags.
+pub fn passed(index: u32) {
+    escape(index);
+    if let Some(set) = set::get(index) {
+        set.surrender();
+    }
+}
+
+/// A program is about to be started, which finds the sets without close-on-exec.
+pub fn before_program() {
+    for set in set::live().filter(|set| !set.inherited() && set.known().is_some()) {
+        let flags = os::fcntl(set.epfd(), libc::F_GETFD, 0);
+        if !flags.is_ok_and(|flags| flags as c_int & libc::FD_CLOEXEC != 0) {
+            set.surrender();
+        }
+    }
+}
+
+/// From here on the process makes no system call but the program's own.
+pub fn surrender() {
+    set::live()
+        .filter(|set| !set.inherited())
+        .for_each(Set::surrender);
+}
+
+/// A connection goes back to TCP because a set could not see its ring.
+pub fn let_go(sock: Sock) {
+    let left = revert::leave(sock, reason::EPOLL);
+    // Without an answer of the peer: what it still sends comes over TCP when the own gate is shut.
+    let by_tcp = || {
+        let shut = sock
+            .slot()
+            .is_none_or(|slot| slot.gate(sock.role().peer()).state() == GateState::Shut);
+        shut && !sock.rx_ring() && rx::available(&sock) == 0
+    };
+    if left || by_tcp() {
+        convert::restore(sock.conn);
+    }
+}
+
+impl Set {
+    /// Takes what need not be ours out of the kernel's set.
+    fn empty(&self) {
+        let Some(view) = self.view() else { return };
+        let mut members = false;
+        for sock in fds::socks(0, c_int::MAX) {
+            let held = view.table.lists.lock();
+            for reg in view.table.of(sock.conn).filter(|reg| self.has(reg)) {
+                reg.pinned.store(1, Relaxed);
+                if reg.state.load(Relaxed) == state::DORMANT {
+                    dormant::bury(view.table, sock.conn, reg);
+                } else if reg.converted() {
+                    members = true;
+                    self.count_in(reg, sock.conn);
+                } else {
+                    // By a relative.
+                    self.dropped(reg, sock.conn);
+                }
+            }
+            view.table.lists.unlock(held);
+        }
+        if members {
+            revert::unread_first(|sock| self.counts(view.table, sock.conn), let_go);
+        }
+        let bell = self.bell.load(Acquire);
+        // While a ring has to be drained first, the doorbell tells of it.
+        if !self.rings() && bell >= 0 {
+            let mut none = libc::epoll_event { events: 0, u64: 0 };
+            let _ = os::epoll_ctl(self.epfd(), libc::EPOLL_CTL_DEL, bell, &mut none);
+        }
+    }
+
+    /// Whether a registration of the connection is ours.
+    fn counts(&self, table: &'static Table, conn: &Conn) -> bool {
+        let held = table.lists.lock();
+        let found = table.of(conn).any(|reg| self.has(reg) && reg.converted());
+        table.lists.unlock(held);
+        found
+    }
+
+    /// Counts a registration as converted that a relative may have converted. The caller holds the lists.
+    fn count_in(&self, reg: &Reg, conn: &Conn) {
+        let Some(mine) = self.mine(reg) else { return };
+        if self.active.prepare() && self.heat(reg, conn) && mine.counted.swap(1, Relaxed) == 0 {
+            self.count.fetch_add(1, AcqRel);
+        }
+    }
+
+    /// All that the kernel has of a connection off the ring is the program's own again.
+    fn surrender(&self) {
+        let Some(table) = self.known() else { return };
+        for sock in fds::socks(0, c_int::MAX).filter(|sock| reg::any(sock.conn) && !sock.on_ring())
+        {
+            let held = table.lists.lock();
+            for reg in table.of(sock.conn).filter(|reg| self.has(reg)) {
+                convert::surrender(table, self, sock.conn, reg);
+            }
+            table.lists.unlock(held);
+        }
+    }
+
+    /// Silences the doorbell, which may be the parent's.
+    pub fn hush(&self) {
+        let bell = self.bell.load(Acquire);
+        if let Some(ctx) = self.ctx() {
+            ctx.drain();
+        } else if bell >= 0 {
+            let _ = os::read(bell, &mut [0; 8]);
+        }
+    }
+}
