@@ -282,6 +282,44 @@ static void splice_cases(void)
     R(splice(p.server, NULL, pipe_fds[1], NULL, 100, 0));
 }
 
+/* A pipe that short pieces fill has room for less than its size says: what does not fit stays where it is, on
+ * a ring too, and a pipe that has no room at all is said to be full. */
+static void splice_into_pieces(void)
+{
+    struct pair p = warm_pair();
+    int pipe_fds[2], f = file_with(big, 1 << 16), pieces = 0;
+    MUST(pipe(pipe_fds));
+    for (loff_t at = 0; pieces < 12; pieces++) {
+        MUST(splice(f, &at, pipe_fds[1], NULL, 1, 0));
+        at += 4095;
+    }
+    fill(big, sizeof big, 1, 0);
+    send_all(p.client, big, 60000);
+    sleep_ms(50);
+    size_t got = 0, held = pieces;
+    uint64_t h = HASH_START;
+    long n = splice(p.server, NULL, pipe_fds[1], NULL, 60000, 0);
+    trace("some: %d", n > 0);
+    held += n > 0 ? n : 0;
+    while (splice(f, NULL, pipe_fds[1], NULL, 1, SPLICE_F_NONBLOCK) == 1)
+        held++, pieces++;
+    R(splice(p.server, NULL, pipe_fds[1], NULL, 60000, SPLICE_F_NONBLOCK));
+    size_t before = 12, after = pieces - 12;
+    for (size_t seen = 0; seen < held;) {
+        n = MUST(read(pipe_fds[0], back, sizeof back));
+        for (long i = 0; i < n; i++, seen++)
+            if (seen >= before && seen < held - after)
+                h = hash(h, back + i, 1), got++;
+    }
+    while (got < 60000) {
+        n = MUST(recv(p.server, back, sizeof back, 0));
+        h = hash(h, back, n);
+        got += n;
+    }
+    trace("same: %d", h == hash_of_stream(1, 60000));
+    close(f);
+}
+
 static void lowat(void)
 {
     struct pair p = warm_pair();
@@ -359,4 +397,4 @@ static void buffer_options(void)
 
 MAIN({"flags", flags}, {"fionread", fionread}, {"timeouts", timeouts}, {"vectors", vectors},
      {"mmsg", mmsg}, {"bad_pointers", bad_pointers}, {"sendfile", sendfile_cases},
-     {"splice", splice_cases}, {"lowat", lowat}, {"oob", oob}, {"buffer_options", buffer_options})
+     {"splice", splice_cases}, {"splice_into_pieces", splice_into_pieces}, {"lowat", lowat}, {"oob", oob}, {"buffer_options", buffer_options})

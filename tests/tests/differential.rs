@@ -73,6 +73,7 @@ cases! { transfer:
     bad_pointers Fast,
     sendfile Fast,
     splice Fast,
+    splice_into_pieces Fast,
     lowat Fast,
     oob Fast,
     buffer_options Fast,

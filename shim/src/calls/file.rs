@@ -198,11 +198,16 @@ fn splice_out(
     loop {
         let size = os::fcntl(pipe, libc::F_GETPIPE_SZ, 0).unwrap_or(0);
         let used = os::ioctl_int(pipe, libc::FIONREAD).unwrap_or(0) as usize;
-        // A pipe counts pages: with less than one free it may have no room at all.
+        // A pipe counts pages: with less than one free it may have no room at all; and pieces, each of which
+        // takes a page's place, however short it is: so it can be full long before.
         let room = size.saturating_sub(used.next_multiple_of(4096));
-        if room >= 4096 || (room > 0 && available(&sock) as usize <= room) {
+        let full = || os::poll_one(pipe, libc::POLLOUT, 0) == Ok(0);
+        if (room >= 4096 || (room > 0 && available(&sock) as usize <= room)) && !full() {
             let n = len.min(room);
-            return transfer::receive(sock, n, 0, |done| Sink::Descriptor(pipe, n - done));
+            let n = transfer::receive(sock, n, 0, |done| Sink::Descriptor(pipe, n - done));
+            if n >= 0 || errno::get() != libc::EAGAIN || !wait || !full() {
+                return n;
+            }
         }
         if !wait {
             return errno::fail(libc::EAGAIN);

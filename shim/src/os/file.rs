@@ -58,8 +58,25 @@ pub fn readv(fd: c_int, list: *const libc::iovec, count: usize) -> Result<usize>
     call!(libc::SYS_readv, fd, list, count)
 }
 
-pub fn writev(fd: c_int, list: *const libc::iovec, count: usize) -> Result<usize> {
-    call!(libc::SYS_writev, fd, list, count)
+/// Writes to a pipe what it has room for, whether or not it is O_NONBLOCK.
+pub fn writev_now(pipe: c_int, list: &[libc::iovec]) -> Result<usize> {
+    const RWF_NOWAIT: c_int = 8;
+    const HERE: i64 = -1;
+    let (at, count) = (list.as_ptr(), list.len());
+    match call!(libc::SYS_pwritev2, pipe, at, count, HERE, HERE, RWF_NOWAIT) {
+        // A kernel that does not know this of pipes: one that poll calls writable has room for a page.
+        Err(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS) => {
+            if super::poll_one(pipe, libc::POLLOUT, 0) == Ok(0) {
+                return Err(libc::EAGAIN);
+            }
+            let first = list.iter().find(|one| one.iov_len != 0);
+            first.map_or(Ok(0), |one| {
+                let len = one.iov_len.min(libc::PIPE_BUF);
+                call!(libc::SYS_write, pipe, one.iov_base, len)
+            })
+        }
+        done => done,
+    }
 }
 
 /// preadv at `offset`.
