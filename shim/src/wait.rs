@@ -4,7 +4,7 @@
 use crate::conn::ready;
 use crate::conn::{Conn, Sock, flag, kept, onto_ring, phase, rx, tx};
 use crate::ctx::{self, Ctx};
-use crate::{clock, config, daemon, errno, lgr, os, real};
+use crate::{clock, config, copy, daemon, errno, lgr, os, real};
 use protocol::shm::sync::fence;
 use protocol::shm::wait::{COLD, HINTS};
 use std::ffi::{c_int, c_void};
@@ -260,7 +260,17 @@ pub fn spin_for(sock: Sock, want: Want) -> bool {
     if want != Want::Out && one_way(&sock) {
         gather();
     }
-    let hit = spin(|turn| word.load(Relaxed) != seen || turn == 0 && hint(sock, want));
+    // The line of the payload comes with that of the cursor instead of after it.
+    let payload = match want {
+        Want::In | Want::Urgent => sock
+            .own_ring()
+            .wrapping_add(rx::consumer(&sock).span(1).at as usize),
+        Want::Out => std::ptr::null_mut(),
+    };
+    let hit = spin(|turn| {
+        copy::prefetch(payload);
+        word.load(Relaxed) != seen || turn == 0 && hint(sock, want)
+    });
     spun(&sock.rx.spin, hit);
     let row = sock.row();
     match hit {
