@@ -1,7 +1,7 @@
 //! Socket options: nearly all are the kernel's; some can only be carried by TCP.
 
 use crate::calls::inq;
-use crate::conn::{Sock, died, flag, ready, revert, rx};
+use crate::conn::{Sock, died, ready, revert, rx};
 use crate::fds::{self, Entry, Meaning};
 use crate::{epoll, errno, iov, os, real};
 use libc::{c_int, c_void, socklen_t};
@@ -52,11 +52,7 @@ pub unsafe fn getsockopt(
 
 /// The error that the next call would report.
 fn owed(sock: Sock) -> Option<c_int> {
-    if sock.has(flag::RESET) && sock.clear(flag::RESET) {
-        sock.set(flag::DEAD);
-        return Some(libc::ECONNRESET);
-    }
-    sock.take_owed()
+    died::take_reset(sock).or_else(|| sock.take_owed())
 }
 
 /// Why an option needs TCP, or 0.

@@ -61,6 +61,11 @@ pub fn reset(sock: Sock) -> i32 {
     libc::ECONNRESET
 }
 
+/// As [`reset`], if there is one that was not reported yet.
+pub fn take_reset(sock: Sock) -> Option<i32> {
+    (sock.has(flag::RESET) && sock.clear(flag::RESET)).then(|| reset(sock))
+}
+
 /// The peer is gone without having closed, and did not read what we sent: TCP would have reset.
 pub fn killed_with_unread(conn: &Conn) -> bool {
     let Some(own) = conn.own() else { return false };

@@ -355,9 +355,8 @@ fn ended(sock: Sock, look: Result<usize, i32>) -> Got {
 }
 
 fn from_tcp(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
-    if sock.has(flag::RESET) && sock.clear(flag::RESET) {
-        sock.set(flag::DEAD);
-        return Some(Got::Error(libc::ECONNRESET));
+    if let Some(error) = died::take_reset(sock) {
+        return Some(Got::Error(error));
     }
     let Some(slot) = sock.slot().filter(|_| sock.phase() == phase::PAIRED) else {
         return Some(receive(sock, sink, flags, usize::MAX));
@@ -440,7 +439,9 @@ fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
     };
     match result {
         Ok(0)
-            if !matches!(sink, Sink::Nothing)
+            if sock.owed.load(Relaxed) != 0
+                // A receive of no bytes gives 0 also where the stream goes on.
+                && (!matches!(sink, Sink::Nothing) || ready::has_ended(sock))
                 && let Some(error) = sock.take_owed() =>
         {
             Got::Error(error)
@@ -449,7 +450,6 @@ fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
         Ok(0)
             if !sock.has(flag::SHUT_RD | flag::DEAD)
                 && died::killed_with_unread(&sock)
-                // A receive of no bytes gives 0 also where the stream goes on.
                 && ready::has_ended(sock) =>
         {
             Got::Error(died::reset(sock))

@@ -129,9 +129,8 @@ fn step(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
     }
     // After an own shutdown the kernel answers: it may have a reset to report.
     if sock.has(flag::RESET | flag::DEAD) {
-        if sock.clear(flag::RESET) {
-            sock.set(flag::DEAD);
-            return Put::Error(libc::ECONNRESET);
+        if let Some(error) = died::take_reset(sock) {
+            return Put::Error(error);
         }
         if sock.has(flag::DEAD) {
             return Put::Error(libc::EPIPE);
@@ -143,8 +142,12 @@ fn step(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
         }
         match onto_ring(sock, source) {
             Some(put) => return put,
-            // The direction went back to TCP.
-            None => continue,
+            // The direction went back to TCP; maybe there is nobody who takes what it carried.
+            None => {
+                if let Some(error) = sock.take_owed() {
+                    return Put::Error(error);
+                }
+            }
         }
     }
 }
