@@ -292,6 +292,5 @@ pub fn ring_iovecs(ring: *mut u8, span: Span) -> ([libc::iovec; 2], usize) {
 
 /// Writes what a pipe has room for of a span of a ring.
 pub fn pour(pipe: c_int, ring: *mut u8, span: Span) -> Result<usize, i32> {
-    let (list, count) = ring_iovecs(ring, span);
-    os::writev_now(pipe, list.get(..count).unwrap_or(&list))
+    os::writev_now(pipe, ring_iovecs(ring, span).0)
 }

@@ -58,25 +58,19 @@ pub fn readv(fd: c_int, list: *const libc::iovec, count: usize) -> Result<usize>
     call!(libc::SYS_readv, fd, list, count)
 }
 
-/// Writes to a pipe what it has room for, whether or not it is O_NONBLOCK.
-pub fn writev_now(pipe: c_int, list: &[libc::iovec]) -> Result<usize> {
-    const RWF_NOWAIT: c_int = 8;
-    const HERE: i64 = -1;
-    let (at, count) = (list.as_ptr(), list.len());
-    match call!(libc::SYS_pwritev2, pipe, at, count, HERE, HERE, RWF_NOWAIT) {
-        // A kernel that does not know this of pipes: one that poll calls writable has room for a page.
-        Err(libc::EOPNOTSUPP | libc::EINVAL | libc::ENOSYS) => {
-            if super::poll_one(pipe, libc::POLLOUT, 0) == Ok(0) {
-                return Err(libc::EAGAIN);
-            }
-            let first = list.iter().find(|one| one.iov_len != 0);
-            first.map_or(Ok(0), |one| {
-                let len = one.iov_len.min(libc::PIPE_BUF);
-                call!(libc::SYS_write, pipe, one.iov_base, len)
-            })
-        }
-        done => done,
+/// Writes to a pipe what it surely has room for, O_NONBLOCK or not: an empty one for its size, and one that
+/// poll calls writable for a page. (RWF_NOWAIT is no help: the kernel takes it from pipes that were spliced.)
+pub fn writev_now(pipe: c_int, mut list: [libc::iovec; 2]) -> Result<usize> {
+    let mut room = match ioctl_int(pipe, libc::FIONREAD) {
+        Ok(0) => fcntl(pipe, libc::F_GETPIPE_SZ, 0)?,
+        _ if super::poll_one(pipe, libc::POLLOUT, 0) == Ok(0) => return Err(libc::EAGAIN),
+        _ => libc::PIPE_BUF,
+    };
+    for one in &mut list {
+        one.iov_len = one.iov_len.min(room);
+        room -= one.iov_len;
     }
+    call!(libc::SYS_writev, pipe, list.as_ptr(), list.len())
 }
 
 /// preadv at `offset`.
