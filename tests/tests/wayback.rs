@@ -39,19 +39,20 @@ fn a_thousand_times() {
     let lab = Lab::start();
     let program = ccase::compile("flip");
     let port = net::free_port();
+    let limit = Duration::from_secs(rounds(240, 1200) as u64);
     let input = lab.dir().join("input");
     let open = process::fifo(&input);
     let server = lab
         .eager(&program)
         .args(["server", &port.to_string()])
-        .limit(Duration::from_secs(240))
+        .limit(limit)
         .spawn()
         .listening(port);
     let mut client = lab
         .eager(&program)
         .args(["client", &port.to_string()])
         .stdin(&input)
-        .limit(Duration::from_secs(240))
+        .limit(limit)
         .spawn();
     let pid = client.pid();
     assert!(
@@ -61,7 +62,7 @@ fn a_thousand_times() {
     );
     // Of the client's directions only, so each return is one order that was followed.
     let wanted = rounds(1000, 10_000) as u64;
-    let end = Instant::now() + Duration::from_secs(200);
+    let end = Instant::now() + limit - Duration::from_secs(40);
     let (mut orders, mut least) = (0, 0);
     while least < wanted && Instant::now() < end && client.alive() {
         for _ in 0..50 {
