@@ -15,7 +15,7 @@
  *   talk more PORT                 for each number on stdin: so many more connections, or the oldest ones
  *                                  closed; then exchanges on all at once; prints its place when it is done
  *   talk crowd COUNT EXCHANGES     COUNT connections between parent and child, then idle
- *   talk crowd COUNT EXCHANGES go  after SIGUSR1 the exchanges go on, until it is killed
+ *   talk crowd COUNT EXCHANGES go  one more exchange of each after each SIGUSR1; prints how many it were
  */
 #include "common.h"
 #include <arpa/inet.h>
@@ -389,9 +389,11 @@ static void crowd(int count, int exchanges, int go_on)
         exchange(fd, count);
     printf("%d idle with %d\n", getpid(), pid);
     if (go_on) {
-        MUST(sigwaitinfo(&go, NULL));
-        for (;;)
+        for (int round = 1;; round++) {
+            MUST(sigwaitinfo(&go, NULL));
             exchange(fd, count);
+            printf("round %d.\n", round);
+        }
     }
     char b;
     recv(fd[0], &b, 1, 0);

@@ -185,6 +185,14 @@ impl Lab {
         rows.iter().map(|r| Socket { raw: r.clone() }).collect()
     }
 
+    /// Pairs of which somebody holds an end.
+    #[track_caller]
+    pub fn pairs(&self) -> u64 {
+        let device = self.ask("device");
+        let device = device.get(0).unwrap_or(&device);
+        device["pairs"].as_u64().expect("a number of pairs")
+    }
+
     /// What the daemon says of itself.
     #[track_caller]
     pub fn info(&self) -> serde_json::Value {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tests::capture::{Capture, Flow, Payloads};
 use tests::run::Running;
 use tests::stats::Socket;
-use tests::{Lab, Policy, Run, Stats, ccase, net, plain_only, process};
+use tests::{Lab, Mode, Policy, Run, Stats, ccase, net, plain_only, process};
 
 /// The hash of `tests/c/common.c`.
 fn fnv(bytes: &[u8]) -> u64 {
@@ -300,6 +300,40 @@ fn a_pair_that_one_end_never_takes() {
     });
     assert!(over, "{:#}", crossing.traces());
     crossing.end();
+}
+
+/// A pair within one process of which one end finds no memory: when that end is closed, the other keeps
+/// its own, which the daemon gives to nobody else.
+#[test]
+fn a_pair_of_which_one_end_is_there() {
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let input = lab.dir().join("input");
+    let mut open = process::fifo(&input);
+    let program = lab.eager(ccase::compile("half")).mode(Mode::Copy);
+    let program = program.stdin(&input).spawn();
+    let step = |open: &mut File, said: &str| {
+        let there = || program.stdout().trim_end().ends_with(said);
+        let there = net::wait_until(Duration::from_secs(20), there);
+        assert!(there, "{}", program.stdout());
+        let (pairs, rows) = (lab.pairs(), lab.sockets());
+        writeln!(open).expect("a reader");
+        (pairs, rows)
+    };
+    let (held, rows) = step(&mut open, "first");
+    let fast = rows.iter().filter(|r| r.is_smcd()).count();
+    assert_eq!((held, fast), (1, 2), "{rows:?}");
+    let (held, rows) = step(&mut open, "half");
+    let without = rows.iter().filter(|r| r.is_tcp_for(reason::MEM)).count();
+    assert_eq!((held, without), (2, 1), "{rows:?}");
+    let (held, rows) = step(&mut open, "closed");
+    assert_eq!(held, 2, "{rows:?}");
+    program.finish().ok();
+    let given_back = || lab.pairs() == 0;
+    assert!(net::wait_until(Duration::from_secs(20), given_back));
+    lab.assert_clean();
 }
 
 #[test]

@@ -408,7 +408,16 @@ pub fn paired(session: u32, m: &Paired, received: [c_int; ctl::MAX_FDS]) -> bool
     } else {
         lgr::find(session, side)
     };
-    let installed = group.is_some_and(|group| install(m, group));
+    let installed = group.is_some_and(|group| match claimed(m.claim) {
+        Some(conn) if install(m, group, conn) => true,
+        Some(conn) => {
+            // Given up at once, and not a second time when the connection is closed: this process may
+            // hold the other end, too.
+            conn.pair.store(0, Relaxed);
+            false
+        }
+        None => false,
+    });
     if !installed {
         // The other end is not to wait for this one.
         daemon::withdraw(m.claim, true);
@@ -432,10 +441,7 @@ fn dmb_ok(dmb: &DmbPlace, arena: u64) -> bool {
     known && dmb.offset.is_multiple_of(4096) && inside(dmb.offset, u64::from(dmb.len), arena)
 }
 
-fn install(m: &Paired, group: u32) -> bool {
-    let Some(conn) = claimed(m.claim) else {
-        return false;
-    };
+fn install(m: &Paired, group: u32, conn: &Conn) -> bool {
     let Some(lgr) = lgr::get(group) else {
         return false;
     };
@@ -477,6 +483,8 @@ fn install(m: &Paired, group: u32) -> bool {
     conn.attach(at(m.slot), at(m.own.offset), at(m.peer.offset));
     lgr.conns.fetch_add(1, AcqRel);
     if !conn.change_phase(phase::CLAIMED, phase::PAIRED) {
+        // Taken back meanwhile. It is not in the link group, and does not leave it at its end.
+        conn.attach(std::ptr::null(), std::ptr::null(), std::ptr::null());
         lgr.conns.fetch_sub(1, AcqRel);
         return false;
     }
