@@ -319,7 +319,7 @@ fn attack_all(how: &str, uid: Option<u32>) {
     let mut random = Stream::new(seed);
     let mut attacks = 0;
     // What is left on the channels counts for that user, to whom the kernel allows only so much of it.
-    let most = if uid.is_some() { 30 } else { 60 };
+    let most = if uid.is_some() { 10 } else { 60 };
     for round in 0..rounds(2, most) {
         // Talks with the program all the time.
         let other = bystander(&lab, victim.port, 1500);

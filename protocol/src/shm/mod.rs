@@ -13,6 +13,7 @@
 //! Both ends map it writable, so every word is hostile: it is read once, checked, and used from the
 //! copy. No reference to plain data is ever made into it, only to atomics.
 
+pub mod announced;
 pub mod cdc;
 pub mod consumer_word;
 pub mod pair;

@@ -386,7 +386,7 @@ fn can_be_cold(sock: Sock, reg: &Reg) -> bool {
 pub fn ask(conn: &Conn) {
     reg::each(conn, |table| {
         for reg in table.of(conn).filter(|reg| reg.converted()) {
-            reg.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
+            reg.announced.note(libc::EPOLLIN as u32);
         }
     });
 }

@@ -5,6 +5,7 @@ use super::set::{self, Set};
 use super::table::{self, Table};
 use crate::conn::{Conn, Sock, kept};
 use crate::{clock, family, fds, os};
+use protocol::shm::announced::Announced;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
@@ -50,12 +51,11 @@ pub struct Reg {
     pub disarmed: AtomicU32,
     /// What the kernel's set holds, while converted.
     pub installed: AtomicU32,
-    /// Events that the kernel gave and that may still hold.
-    pub kernel: AtomicU32,
+    /// What the kernel has told of, and may still hold.
+    pub announced: Announced,
     /// Which directions were on a ring at the last look: bits 0 and 1.
     pub carriers: AtomicU32,
-    /// Counts the kernel's edges, and those for urgent data.
-    pub edges: AtomicU32,
+    /// Counts the kernel's edges for urgent data.
     pub urgent: AtomicU32,
     /// Ends of the stream that the kernel has told of.
     pub gone: AtomicU32,
@@ -187,7 +187,7 @@ impl Reg {
         self.carriers.fetch_or(report::carriers(sock), Relaxed);
         // What holds already is asked at the next look.
         if !(sock.rx_ring() && sock.tx_ring()) {
-            self.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
+            self.announced.note(libc::EPOLLIN as u32);
         }
         Ok(())
     }
@@ -210,9 +210,7 @@ impl Reg {
         if events & libc::EPOLLPRI as u32 != 0 {
             self.urgent.fetch_add(1, AcqRel);
         }
-        // In this order: see `look`.
-        self.edges.fetch_add(1, AcqRel);
-        self.kernel.fetch_or(events, AcqRel);
+        self.announced.note(events);
     }
 
     /// The program made or changed the registration.
@@ -228,7 +226,7 @@ impl Reg {
             .sock()
             .is_some_and(|sock| sock.tx_ring() && sock.rx_ring());
         if !silent {
-            self.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
+            self.announced.note(libc::EPOLLIN as u32);
         }
         self.disarmed.store(0, Release);
     }
@@ -241,7 +239,6 @@ pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&
     reg.generation.fetch_add(1, Relaxed);
     for word in [
         &reg.installed,
-        &reg.kernel,
         &reg.urgent,
         &reg.gone,
         &reg.pinned,
@@ -250,6 +247,7 @@ pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&
     ] {
         word.store(0, Relaxed);
     }
+    reg.announced.reset();
     reg.set.store(set.index(), Relaxed);
     reg.set_id.store(set.id(), Relaxed);
     reg.via.store(-1, Relaxed);

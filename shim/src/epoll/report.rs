@@ -74,7 +74,7 @@ impl Reg {
             sock.tx.produced.load(Relaxed),
             self.armed.load(Acquire),
             both(sock.flags.load(Relaxed), sock.owed.load(Relaxed)),
-            both(self.edges.load(Acquire), self.kernel.load(Acquire)),
+            self.announced.seen().word(),
             both(
                 sock.tx.edges.load(Relaxed) ^ sock.rx.edges.load(Relaxed) << 16,
                 sock.phase() ^ sock.shutdowns.load(Relaxed) << 3,
@@ -85,10 +85,12 @@ impl Reg {
     fn report_anew(&self, sock: Sock, commit: bool) -> u32 {
         let carriers = carriers(sock);
         let moved = || self.carriers.swap(carriers, Relaxed) & !carriers != 0;
-        if self.carriers.load(Relaxed) != carriers && moved() || ready::tcp_is_next(sock) {
+        let moved = self.carriers.load(Relaxed) != carriers && moved();
+        let asked = || self.announced.seen().anything();
+        if moved || ready::tcp_is_next(sock) && !asked() {
             // What has come over TCP behind the ring, which a relative may have emptied, is part of this
             // answer.
-            self.kernel.fetch_or(libc::EPOLLIN as u32, AcqRel);
+            self.announced.note(libc::EPOLLIN as u32);
         }
         ready::service(sock);
         let _ = self.install(sock);
@@ -138,8 +140,8 @@ impl Reg {
     /// What the kernel says, when it has announced something or an end is to be part of the answer; and
     /// whether that is all (see [`ready::ask_behind`]).
     fn look(&self, sock: Sock, asked: i16) -> (i16, bool) {
-        let edges = self.edges.load(Acquire);
-        if self.kernel.load(Acquire) == 0 && !ready::ending(sock) {
+        let announced = self.announced.seen();
+        if !announced.anything() && !ready::ending(sock) {
             return (0, true);
         }
         let poll = || {
@@ -154,10 +156,7 @@ impl Reg {
             (seen, all) = poll();
         }
         if seen == 0 && all {
-            self.kernel.store(0, Release);
-            if self.edges.load(Acquire) != edges {
-                self.kernel.store(libc::EPOLLIN as u32, Release);
-            }
+            self.announced.over(announced);
         }
         self.gone.fetch_or((seen & GONE) as u32, AcqRel);
         (seen, all)
@@ -213,7 +212,7 @@ impl Reg {
         mix([
             sock.rx.taken.load(Acquire) + rx::arrived(&sock),
             both(sock.rx.edges.load(Acquire), sock.tx.edges.load(Acquire)),
-            u64::from(self.edges.load(Acquire)),
+            u64::from(self.announced.seen().count()),
             self.armed.load(Acquire).rotate_left(24) ^ state,
         ])
     }
