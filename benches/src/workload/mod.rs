@@ -193,6 +193,7 @@ pub fn all() -> Vec<Workload> {
     all.extend(stores::all());
     all.push(postgres::one_client());
     all.push(postgres::eight_clients());
+    all.push(postgres::connecting());
     all.extend(own::connections());
     all.extend(own::sizes());
     all

@@ -31,6 +31,18 @@ pub fn eight_clients() -> Workload {
     pgbench_select("pgbench-8", "pgbench, select only, 8 clients", 8)
 }
 
+/// A new connection, and a server process, for each transaction.
+pub fn connecting() -> Workload {
+    Workload {
+        client: |p| pgbench(p, &format!("-n -S -C -c {} -j 1 -T {}", p.n, p.seconds)),
+        ..pgbench_select(
+            "pgbench-connect",
+            "pgbench, select only, new connections, 4 clients",
+            4,
+        )
+    }
+}
+
 /// Directory of the newest server that Debian has installed; its programs are not in PATH.
 fn bin() -> Result<PathBuf, String> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
