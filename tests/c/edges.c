@@ -192,8 +192,41 @@ static void set_over_exec(void)
     MUST(execv(self, (char *[]){self, "set_over_exec", NULL}));
 }
 
+/* What is taken up to the mark of urgent data and beyond it is nothing new. */
+static void beyond_urgent_data(void)
+{
+    struct pair p = warm_pair();
+    int ep = MUST(epoll_create1(EPOLL_CLOEXEC));
+    char b[16];
+    nonblocking(p.server, 1);
+    send_all(p.client, "abc", 3);
+    R(send(p.client, "def", 3, MSG_OOB));
+    send_all(p.client, "ghi", 3);
+    poll_mask(p.server, POLLPRI, 1000);
+    sleep_ms(20);
+    add(ep, p.server, EDGE, 1);
+    show(ep, 0);
+    add(ep, p.client, EDGE | EPOLLPRI, 2);
+    show(ep, 0);
+    R(recv(p.server, b, 5, 0));
+    show(ep, 0);
+    R(recv(p.server, b, 16, 0));
+    show(ep, 0);
+    send_all(p.client, "abc", 3);
+    poll_mask(p.server, POLLIN, 1000);
+    show(ep, 1000);
+    R(recv(p.server, b, 16, 0));
+    show(ep, 0);
+    R(send(p.server, "x", 1, MSG_OOB));
+    poll_mask(p.client, POLLPRI, 1000);
+    show(ep, 1000);
+    show(ep, 0);
+    R(recv(p.client, b, 16, MSG_OOB));
+    show(ep, 0);
+}
+
 MAIN({"end_behind_own_shutdown", end_behind_own_shutdown}, {"taken_before_the_wait", taken_before_the_wait},
      {"lowat_is_an_edge", lowat_is_an_edge}, {"closed_in_a_receive", closed_in_a_receive},
      {"closed_and_held_by_a_child", closed_and_held_by_a_child},
      {"child_starts_a_program", child_starts_a_program}, {"unread_behind_an_end", unread_behind_an_end},
-     {"set_over_exec", set_over_exec})
+     {"set_over_exec", set_over_exec}, {"beyond_urgent_data", beyond_urgent_data})

@@ -129,6 +129,7 @@ cases! { edges:
     child_starts_a_program Fast,
     unread_behind_an_end Fast,
     set_over_exec Fast,
+    beyond_urgent_data Any,
 }
 
 cases! { shared_sets:

@@ -105,6 +105,8 @@ pub mod flag {
     pub const BEHIND_MESSAGE: u32 = 0x2_0000;
     /// The daemon was asked to give the claim back, and has not answered yet.
     pub const ASKED_BACK: u32 = 0x4_0000;
+    /// Urgent data was seen on the TCP socket.
+    pub const URGENT: u32 = 0x8_0000;
 }
 
 /// Send half.
@@ -185,6 +187,8 @@ pub struct Rx {
     pub edges: AtomicU32,
     /// Ring positions whose bytes came over TCP after all.
     pub repeated: AtomicU64,
+    /// Bytes of the handshake's messages that were taken from TCP.
+    pub messages: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -481,6 +485,7 @@ impl Conn {
         }
         for word in [
             &self.rx.repeated,
+            &self.rx.messages,
             &self.reclaim_at,
             &self.claimed_at,
             &self.pair,

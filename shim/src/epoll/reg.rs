@@ -55,8 +55,6 @@ pub struct Reg {
     pub announced: Announced,
     /// Which directions were on a ring at the last look: bits 0 and 1.
     pub carriers: AtomicU32,
-    /// Counts the kernel's edges for urgent data.
-    pub urgent: AtomicU32,
     /// Ends of the stream that the kernel has told of.
     pub gone: AtomicU32,
     /// Edge-triggered: mark of what was reported last.
@@ -207,9 +205,6 @@ impl Reg {
 
     /// The kernel reported `events` for the tag of this registration.
     pub fn note(&self, events: u32) {
-        if events & libc::EPOLLPRI as u32 != 0 {
-            self.urgent.fetch_add(1, AcqRel);
-        }
         self.announced.note(events);
     }
 
@@ -239,7 +234,6 @@ pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&
     reg.generation.fetch_add(1, Relaxed);
     for word in [
         &reg.installed,
-        &reg.urgent,
         &reg.gone,
         &reg.pinned,
         &reg.carriers,

@@ -22,7 +22,7 @@ fn mix_many<const N: usize>(words: [u64; N]) -> u64 {
 }
 
 /// Folds words into one that differs when they do, but for chance.
-fn mix(words: [u64; 4]) -> u64 {
+fn mix<const N: usize>(words: [u64; N]) -> u64 {
     let mixed = words.iter().fold(0x9e37_79b9_7f4a_7c15, |sum: u64, word| {
         (sum ^ word)
             .wrapping_mul(0xff51_afd7_ed55_8ccd)
@@ -146,7 +146,11 @@ impl Reg {
         }
         let poll = || {
             let ask = ready::kernel_events(sock, asked) | libc::POLLRDHUP;
-            ready::ask_behind(sock, ask)
+            let (seen, all) = ready::ask_behind(sock, ask | libc::POLLPRI);
+            if seen & libc::POLLPRI != 0 {
+                sock.set(flag::URGENT);
+            }
+            (seen & (ask | GONE | libc::POLLNVAL), all)
         };
         let (mut seen, mut all) = poll();
         if ready::note_gone(sock, seen) {
@@ -168,23 +172,12 @@ impl Reg {
         let mut arrived = 0;
         // The kernel wakes for both when anything comes.
         if asked & (IN | libc::POLLPRI) != 0 {
-            // What was taken first: bytes that are taken meanwhile must not be counted twice.
-            arrived = sock.rx.taken.load(Acquire);
-            arrived += rx::arrived(&sock);
-            arrived = arrived.wrapping_add(u64::from(sock.rx.edges.load(Acquire)) << 48);
             let told = from_kernel & IN != 0 || asked & IN == 0;
-            if told && !ready::message_coming(sock) {
-                arrived += os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64;
-            }
+            arrived = over_tcp(sock, told).wrapping_add(rx::arrived(&sock));
+            arrived = arrived.wrapping_add(u64::from(sock.rx.edges.load(Acquire)) << 48);
         }
         let room = if asked & OUT != 0 {
             sock.tx.edges.load(Acquire)
-        } else {
-            0
-        };
-        // Urgent data: only the kernel's edges tell one from the next.
-        let urgent = if asked & libc::POLLPRI != 0 {
-            self.urgent.load(Acquire)
         } else {
             0
         };
@@ -195,12 +188,7 @@ impl Reg {
             ends |= END * os::end_of(sock.fd) as u64;
         }
         let own = u64::from(sock.shutdowns.load(Acquire));
-        mix([
-            arrived,
-            u64::from(room),
-            u64::from(urgent),
-            ends << 32 | own,
-        ])
+        mix([arrived, u64::from(room), ends << 32 | own])
     }
 
     /// Changes when [`Reg::mark`] may have changed, and costs no system call.
@@ -225,6 +213,25 @@ impl Reg {
 
 pub fn carriers(sock: Sock) -> u32 {
     u32::from(sock.rx_ring()) | u32::from(sock.tx_ring()) << 1
+}
+
+/// Bytes that have come over TCP, in [`Reg::mark`]; `unread`: also those that lie there.
+fn over_tcp(sock: Sock, unread: bool) -> u64 {
+    let coming = || ready::message_coming(sock);
+    // The kernel says how much is unread up to the mark of urgent data only, and its byte counts in neither.
+    if sock.has(flag::URGENT)
+        && !coming()
+        && let Ok(bytes) = os::tcp_bytes(sock.fd)
+    {
+        let messages = sock.rx.messages.load(Acquire);
+        return bytes.received.wrapping_sub(messages);
+    }
+    // What was taken first: bytes that are taken meanwhile must not be counted twice.
+    let taken = sock.rx.taken.load(Acquire);
+    match unread && !coming() {
+        true => taken + os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64,
+        false => taken,
+    }
 }
 
 /// In [`Reg::mark`], beside the bits of poll: place of [`os::End`].

@@ -67,6 +67,7 @@ pub fn take_locked(sock: Sock, slot: &PairSlot) -> bool {
     if os::recv(sock.fd, space, libc::MSG_DONTWAIT) != Ok(len) {
         return garbled(sock, gate);
     }
+    sock.rx.messages.fetch_add(len as u64, AcqRel);
     if !clc::is_whole(space) {
         return garbled(sock, gate);
     }
