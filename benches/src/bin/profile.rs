@@ -1,11 +1,12 @@
 //! `profile`: one workload with perf or callgrind on one of its ends.
 
-use benches::leg;
+use benches::leg::{self, Leg};
 use benches::measure::{self, End, Tool};
 use benches::place::Placement;
-use benches::workload;
+use benches::workload::{self, Workload};
 use clap::{Parser, ValueEnum};
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use tests::Lab;
 
@@ -57,7 +58,25 @@ fn profile(args: &Args) -> Result<(), String> {
     let leg = leg::by_key(&args.leg).ok_or(format!("no leg {:?}", args.leg))?;
     // The programs run in a directory of their own.
     let out = std::path::absolute(&args.out).map_err(|e| e.to_string())?;
-    let name = out.display();
+    // A server that refuses root writes its profile as somebody else, who may not write where we are.
+    let scratch = std::env::temp_dir().join(format!("smclo-profile-{}", std::process::id()));
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::create_dir(&scratch)
+        .and_then(|()| fs::set_permissions(&scratch, open))
+        .map_err(|e| format!("{}: {e}", scratch.display()))?;
+    let done = run(args, &workload, &leg, &scratch.join("profile"), &out);
+    let _ = fs::remove_dir_all(&scratch);
+    done
+}
+
+fn run(
+    args: &Args,
+    workload: &Workload,
+    leg: &Leg,
+    written: &Path,
+    out: &Path,
+) -> Result<(), String> {
+    let name = written.display();
     let prefix = match args.tool {
         Kind::Perf => format!("perf record -q -e cpu-clock -F 1999 -g -o {name} --"),
         Kind::Callgrind => format!("valgrind -q --tool=callgrind --callgrind-out-file={name}"),
@@ -71,10 +90,11 @@ fn profile(args: &Args) -> Result<(), String> {
         &mut lab,
         args.seconds,
         args.placement.available(),
-        &workload,
-        &leg,
+        workload,
+        leg,
         Some(&tool),
     )?;
+    fs::copy(written, out).map_err(|e| format!("{}: {e}", out.display()))?;
     let (title, unit) = (&workload.title, workload.unit);
     println!(
         "{title}, {}: {:.2} {unit} under the tool",
@@ -88,12 +108,12 @@ fn profile(args: &Args) -> Result<(), String> {
         }
         Kind::Callgrind => Command::new("callgrind_annotate"),
     };
-    let text = report.arg(&out).output().map_err(|e| e.to_string())?;
+    let text = report.arg(out).output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&text.stdout).into_owned();
     let useful = text
         .lines()
         .filter(|l| !l.is_empty() && !l.starts_with('#'));
     useful.take(args.lines).for_each(|line| println!("{line}"));
-    println!("\nprofile in {name}");
+    println!("\nprofile in {}", out.display());
     Ok(())
 }
