@@ -63,10 +63,14 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
         // The program may not have been told of these bytes yet. Later, when they are taken.
         return None;
     }
+    // Before the look at the set: what comes behind it is news.
+    let now = reg.mark(sock, 0);
     // A look at the whole set since the registration has brought all that there was to tell then.
-    let told = set.drained.load(Relaxed) > reg.armed.load(Relaxed) && !sock.has(flag::NOSPACE);
+    let drained = set.drained.load(Relaxed) > reg.armed.load(Relaxed);
     let told = match reg.noted.load(Relaxed) {
-        _ if !edge || !told => false,
+        _ if !edge || sock.has(flag::NOSPACE) => false,
+        _ if set.quiet() => true,
+        _ if !drained => false,
         0 if reg.tries.fetch_add(1, Relaxed) < TRIES && set.curious(reg) => return None,
         0 => true,
         // What has come since is news, taken or not.
@@ -76,7 +80,7 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
         return None;
     }
     if told {
-        reg.told(sock);
+        reg.reported.store(now, Release);
     }
     reg.state.store(state::OURS, Release);
     if reg.put(libc::EPOLL_CTL_MOD, sock).is_err() {

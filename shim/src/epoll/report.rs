@@ -204,11 +204,6 @@ impl Reg {
             self.armed.load(Acquire).rotate_left(24) ^ state,
         ])
     }
-
-    /// Takes over from the kernel what the program has been told of: the state of now.
-    pub fn told(&self, sock: Sock) {
-        self.reported.store(self.mark(sock, 0), Release);
-    }
 }
 
 pub fn carriers(sock: Sock) -> u32 {

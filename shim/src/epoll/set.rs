@@ -353,6 +353,11 @@ impl Set {
         known || free().map(|at| at.store(me, Relaxed)).is_some()
     }
 
+    /// Whether the kernel has nothing to tell that it has not told yet.
+    pub fn quiet(&self) -> bool {
+        os::poll_one(self.epfd(), libc::POLLIN, 0) == Ok(0)
+    }
+
     /// A wait, begun at `ticks`, has brought all that the kernel had to tell.
     pub fn drained(&self, ticks: u64) {
         self.drained.store(ticks, Relaxed);
