@@ -63,15 +63,18 @@ impl Registered {
         }
     }
 
-    /// An event of the program's was taken that the kernel may not report again by itself.
-    fn put_back(&mut self, set: &Set, data: u64) {
+    /// Events of the program's were taken, with this data, that the kernel may not report again by itself.
+    fn put_back(&mut self, set: &Set, taken: &[u64]) {
+        if taken.is_empty() {
+            return;
+        }
         self.read();
         // SAFETY: so much of the mapping was filled.
         let text = unsafe { std::slice::from_raw_parts(self.at, self.used) };
         let once = (libc::EPOLLET | libc::EPOLLONESHOT) as u32;
         let change = |op, fd, mut event| os::epoll_ctl(set.epfd(), op, fd, &mut event);
         for (fd, event) in text.split(|byte| *byte == b'\n').filter_map(parse) {
-            if { event.u64 } == data
+            if taken.contains(&{ event.u64 })
                 && event.events & once != 0
                 && change(libc::EPOLL_CTL_MOD, fd, event) == Err(libc::EINVAL)
             {
@@ -116,7 +119,7 @@ impl Set {
             let at = events.as_mut_ptr();
             let n = os::epoll_wait(self.epfd(), at, EVENTS as c_int, Some(0), std::ptr::null());
             let taken = n.unwrap_or(0);
-            let mut found = false;
+            let (mut found, mut programs, mut data) = (false, 0, [0; EVENTS]);
             for event in events.iter().take(taken) {
                 match self.read_tag(event.u64) {
                     Tagged::Reg(other) if other.state.load(Acquire) == state::TAGGED => {
@@ -126,10 +129,16 @@ impl Set {
                         self.note(other, event.events);
                         found |= std::ptr::eq(reg, other);
                     }
-                    Tagged::Program => known.put_back(self, event.u64),
+                    Tagged::Program => {
+                        if let Some(at) = data.get_mut(programs) {
+                            (*at, programs) = (event.u64, programs + 1);
+                        }
+                    }
                     Tagged::Bell | Tagged::Stale => {}
                 }
             }
+            // In one walk through all that is registered.
+            known.put_back(self, data.get(..programs).unwrap_or(&[]));
             if taken < EVENTS || found {
                 break;
             }
