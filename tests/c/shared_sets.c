@@ -55,10 +55,10 @@ static void waits_three_times(void *arg)
     await_turn(to_child);
     show(f->ep, 0);
     parent_next();
-    show(f->ep, 1000);
+    show(f->ep, 100);
     recv_all(f->p.server, b, 3);
     parent_next();
-    show(f->ep, 1000);
+    show(f->ep, 100);
     pass_turn(to_parent);
 }
 
@@ -74,7 +74,7 @@ static void told_once(struct family *f)
     show(f->ep, 0);
     send_all(f->p.client, "abc", 3);
     poll_mask(f->p.server, POLLIN, 1000);
-    show(f->ep, 1000);
+    show(f->ep, 100);
     child_next();
     show(f->ep, 0);
     join_child(child);
@@ -110,7 +110,7 @@ static void one_shot_in_the_child(void *arg)
 {
     struct family *f = arg;
     await_turn(to_child);
-    show(f->ep, 1000);
+    show(f->ep, 100);
     parent_next();
     show(f->ep, 0);
     mod(f->ep, f->p.server, ALL | EPOLLONESHOT, 4);
@@ -149,9 +149,9 @@ static void changes_in_the_child(void *arg)
 {
     struct family *f = arg;
     await_turn(to_child);
-    show(f->ep, 1000);
+    show(f->ep, 100);
     parent_next();
-    show(f->ep, 1000);
+    show(f->ep, 100);
     R(epoll_ctl(f->ep, EPOLL_CTL_DEL, f->p.server, NULL));
     pass_turn(to_parent);
 }
@@ -211,12 +211,12 @@ static void goes_on(void *arg)
     struct family *f = arg;
     char b[16];
     await_turn(to_child);
-    show(f->ep, 1000);
+    show(f->ep, 100);
     recv_all(f->p.server, b, 3);
     show(f->ep, 0);
     send_all(f->p.client, "abc", 3);
     poll_mask(f->p.server, POLLIN, 1000);
-    show(f->ep, 1000);
+    show(f->ep, 100);
     pass_turn(to_parent);
 }
 
@@ -256,8 +256,8 @@ static void watched(int flags, unsigned events)
     for (int i = 0; i < 3; i++) {
         send_all(p.client, "abc", 3);
         poll_mask(p.server, POLLIN, 1000);
-        R(poll_mask(ep, POLLIN, 1000));
-        show(ep, 1000);
+        R(poll_mask(ep, POLLIN, 100));
+        show(ep, 100);
         recv_all(p.server, b, 3);
         show(ep, 0);
         R(poll_mask(ep, POLLIN, 0));
@@ -283,7 +283,7 @@ static void polled_before_the_wait(void)
     show(ep, 0);
     R(poll_mask(ep, POLLIN, 0));
     send_all(p.client, "abc", 3);
-    R(poll_mask(ep, POLLIN, 1000));
+    R(poll_mask(ep, POLLIN, 100));
     fd_set set;
     struct timeval now = {0, 0};
     FD_ZERO(&set);
