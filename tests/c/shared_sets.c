@@ -36,6 +36,13 @@ static void parent_next(void)
     await_turn(to_child);
 }
 
+/* Something comes to the server's end, and is there. */
+static void three_bytes(const struct pair *p)
+{
+    send_all(p->client, "abc", 3);
+    poll_mask(p->server, POLLIN, 1000);
+}
+
 struct family {
     struct pair p;
     int ep;
@@ -68,12 +75,10 @@ static void told_once(struct family *f)
     pid_t child = spawn_child('B', waits_three_times, f);
     child_next();
     show(f->ep, 0);
-    send_all(f->p.client, "abc", 3);
-    poll_mask(f->p.server, POLLIN, 1000);
+    three_bytes(&f->p);
     child_next();
     show(f->ep, 0);
-    send_all(f->p.client, "abc", 3);
-    poll_mask(f->p.server, POLLIN, 1000);
+    three_bytes(&f->p);
     show(f->ep, 100);
     child_next();
     show(f->ep, 0);
@@ -129,8 +134,7 @@ static void one_shot(void)
     add(f.ep, f.p.server, ALL | EPOLLONESHOT, 1);
     add(f.ep, f.p.client, EDGE | EPOLLONESHOT, 2);
     pid_t child = spawn_child('B', one_shot_in_the_child, &f);
-    send_all(f.p.client, "abc", 3);
-    poll_mask(f.p.server, POLLIN, 1000);
+    three_bytes(&f.p);
     child_next();
     show(f.ep, 0);
     mod(f.ep, f.p.client, EDGE | EPOLLONESHOT, 3);
@@ -164,8 +168,7 @@ static void entered_after_the_fork(void)
     pid_t child = spawn_child('B', changes_in_the_child, &f);
     add(f.ep, f.p.server, EPOLLIN, 1);
     add(f.ep, f.p.client, EPOLLOUT | EPOLLET, 2);
-    send_all(f.p.client, "abc", 3);
-    poll_mask(f.p.server, POLLIN, 1000);
+    three_bytes(&f.p);
     child_next();
     show(f.ep, 1000);
     mod(f.ep, f.p.server, EPOLLIN | EPOLLOUT, 3);
@@ -195,8 +198,7 @@ static void child_closes_all(void)
     for (int i = 0; i < 3; i++) {
         join_child(spawn_child('B', closes_all, &f));
         show(f.ep, 0);
-        send_all(f.p.client, "abc", 3);
-        poll_mask(f.p.server, POLLIN, 1000);
+        three_bytes(&f.p);
         show(f.ep, 1000);
         recv_all(f.p.server, b, 3);
         show(f.ep, 0);
@@ -214,8 +216,7 @@ static void goes_on(void *arg)
     show(f->ep, 100);
     recv_all(f->p.server, b, 3);
     show(f->ep, 0);
-    send_all(f->p.client, "abc", 3);
-    poll_mask(f->p.server, POLLIN, 1000);
+    three_bytes(&f->p);
     show(f->ep, 100);
     pass_turn(to_parent);
 }
@@ -227,8 +228,7 @@ static void handed_to_the_child(void)
     add(f.ep, f.p.server, ALL, 1);
     add(f.ep, f.p.client, EPOLLIN, 2);
     pid_t child = spawn_child('B', goes_on, &f);
-    send_all(f.p.client, "abc", 3);
-    poll_mask(f.p.server, POLLIN, 1000);
+    three_bytes(&f.p);
     close(f.p.server);
     close(f.p.client);
     close(f.ep);
@@ -254,8 +254,7 @@ static void watched(int flags, unsigned events)
     show(ep, 0);
     R(poll_mask(ep, POLLIN, 0));
     for (int i = 0; i < 3; i++) {
-        send_all(p.client, "abc", 3);
-        poll_mask(p.server, POLLIN, 1000);
+        three_bytes(&p);
         R(poll_mask(ep, POLLIN, 100));
         show(ep, 100);
         recv_all(p.server, b, 3);
@@ -305,8 +304,7 @@ static void watched_by_a_set(void)
     add(outer, ep, EPOLLIN, 2);
     show(outer, 0);
     for (int i = 0; i < 3; i++) {
-        send_all(p.client, "abc", 3);
-        poll_mask(p.server, POLLIN, 1000);
+        three_bytes(&p);
         show(outer, 1000);
         show(ep, 0);
         recv_all(p.server, b, 3);

@@ -122,29 +122,29 @@ cases! { sets:
 
 cases! { edges:
     end_behind_own_shutdown Fast,
-    taken_before_the_wait Any,
+    taken_before_the_wait Fast,
     lowat_is_an_edge Fast,
     closed_in_a_receive Fast,
     closed_and_held_by_a_child Fast,
     child_starts_a_program Fast,
     unread_behind_an_end Fast,
     set_over_exec Fast,
-    beyond_urgent_data Any,
+    beyond_urgent_data Fast,
 }
 
 cases! { shared_sets:
-    edge_is_told_once Any,
-    untold_edge_is_told_once Any,
-    level_is_told_to_both Any,
-    one_shot Any,
-    entered_after_the_fork Any,
+    edge_is_told_once Fast,
+    untold_edge_is_told_once Fast,
+    level_is_told_to_both Fast,
+    one_shot Fast,
+    entered_after_the_fork Fast,
     child_closes_all Fast,
-    handed_to_the_child Any,
-    polled_edges Any,
-    polled_room Any,
-    polled_one_shot Any,
-    polled_before_the_wait Any,
-    watched_by_a_set Any,
+    handed_to_the_child Fast,
+    polled_edges Fast,
+    polled_room Fast,
+    polled_one_shot Fast,
+    polled_before_the_wait Fast,
+    watched_by_a_set Fast,
 }
 
 cases! { waiting:
