@@ -151,6 +151,8 @@ plain! {
     geteuid() = SYS_geteuid;
     /// getegid(2).
     getegid() = SYS_getegid;
+    /// kcmp(2).
+    kcmp(one: pid_t, other: pid_t, kind: c_int, a: usize, b: usize) = SYS_kcmp;
     /// kill(2).
     kill(pid: pid_t, signal: c_int) = SYS_kill;
     /// tgkill(2).

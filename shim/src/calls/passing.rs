@@ -172,7 +172,9 @@ unsafe fn come(msg: *const msghdr, flags: c_int) {
     // SAFETY: the caller's promise.
     if unsafe { has_control(msg) } {
         let each = |fd| {
-            passed::came(fd, flags & libc::MSG_PEEK != 0);
+            if !epoll::returned(fd) {
+                passed::came(fd, flags & libc::MSG_PEEK != 0);
+            }
             true
         };
         // SAFETY: likewise.

@@ -5,7 +5,8 @@
 //! ([`protocol::shm::wait::Hints`]), by the kernel's event for its tag, or by [`stir`] where this
 //! process changes the connection's state. So thousands of idle connections cost nothing.
 
-use super::reg::{self, Mine, Reg, state};
+use super::mine::Mine;
+use super::reg::{self, Reg, state};
 use super::set::{self, Set};
 use super::table::View;
 use crate::conn::ready;
@@ -89,7 +90,7 @@ impl Active {
 
     /// The last takes the place of the one that goes, so that a walk costs what is hot. The caller
     /// holds the lists of the set.
-    fn take_out(&self, view: View, mine: &Mine) {
+    pub fn take_out(&self, view: View, mine: &Mine) {
         let Some(at) = mine.place.swap(0, Relaxed).checked_sub(1) else {
             return;
         };
@@ -123,7 +124,10 @@ impl Set {
     pub fn hot(&self) -> impl Iterator<Item = &'static Reg> {
         let places = self.view().map(|view| {
             let places = self.active.places().iter();
-            places.filter_map(move |place| Some(view.at(place)?.0))
+            places.filter_map(move |place| {
+                let (reg, mine) = view.at(place)?;
+                mine.is_of(reg).then_some(reg)
+            })
         });
         places.into_iter().flatten()
     }
@@ -144,7 +148,7 @@ impl Set {
     /// Puts a converted registration on the list. False: there is no room for it. The caller holds
     /// the lists of the set.
     pub fn heat(&self, reg: &Reg, conn: &Conn) -> bool {
-        let Some(mine) = self.mine(reg) else {
+        let Some(mine) = self.enter(reg) else {
             return false;
         };
         mine.vain.store(0, Relaxed);
@@ -167,22 +171,6 @@ impl Set {
             wait::unwatch(conn, ctx);
         }
         done
-    }
-
-    /// A registration is not ours any more. The caller holds the lists of the set.
-    pub fn unlist(&self, mine: &Mine, conn: &Conn) {
-        let hot = mine.place.load(Relaxed) != 0;
-        if let Some(view) = self.view() {
-            self.active.take_out(view, mine);
-        }
-        if mine.watched.swap(0, Relaxed) != 0
-            && let Some(ctx) = self.ctx()
-        {
-            match hot {
-                true => wait::unwatch(conn, ctx),
-                false => wait::unwatch_cold(conn, ctx),
-            }
-        }
     }
 
     /// The kernel reported `events` for the tag of a registration.
@@ -212,6 +200,23 @@ impl Set {
                 self.heat(reg, conn);
             }
         }
+    }
+
+    /// Puts all that is converted on the list, and has the kernel asked about it.
+    pub fn look_at_all(&self) {
+        let Some(view) = self.view() else { return };
+        let held = view.table.lists.lock();
+        for (reg, mine) in view.used().filter(|(reg, mine)| mine.is_of(reg)) {
+            if self.has(reg)
+                && reg.state.load(Relaxed) == state::OURS
+                && mine.counted.load(Relaxed) != 0
+                && let Some(conn) = family::conn(reg.conn.load(Relaxed))
+            {
+                reg.announced.note(libc::EPOLLIN as u32);
+                self.heat(reg, conn);
+            }
+        }
+        view.table.lists.unlock(held);
     }
 
     /// Counts a look that found nothing.
@@ -246,17 +251,14 @@ impl Set {
         let Some(view) = self.view() else { return };
         let held = view.table.lists.lock();
         mine.vain.store(0, Relaxed);
-        if mine.place.load(Relaxed) != 0 && self.has(reg) {
+        if mine.place.load(Relaxed) != 0 {
             match reg.state.load(Relaxed) {
+                // A relative has removed it, or given it back to the kernel.
+                state::FREE | state::KERNEL | state::TAGGED => self.disown(view, mine),
+                _ if !mine.is_of(reg) => self.disown(view, mine),
                 // The peer is not to ring for it. It is watched again when it is revived.
-                state::DORMANT => {
-                    if let Some(conn) = family::conn(reg.conn.load(Relaxed)) {
-                        self.unlist(mine, conn);
-                    }
-                }
-                state::OURS => self.cool_ours(view, reg, mine),
-                // A relative has given it back to the kernel.
-                _ => self.active.take_out(view, mine),
+                state::DORMANT => self.unlist(view, mine),
+                _ => self.cool_ours(view, reg, mine),
             }
         }
         view.table.lists.unlock(held);

@@ -16,13 +16,13 @@ const TRIES: u32 = 16;
 /// Whether some registration of the connection cannot be converted.
 pub fn forbids(conn: &Conn) -> bool {
     let mut forbidden = false;
-    reg::each(conn, |table| {
+    let all = reg::each(conn, |table| {
         forbidden |= table
             .of(conn)
             .filter(|reg| reg.state.load(Relaxed) != state::DORMANT)
             .any(|reg| set::of(reg).is_some_and(|set| !set.converts(reg.asked())));
     });
-    forbidden
+    forbidden || !all
 }
 
 /// Converts all registrations of a connection, so that a ring's readiness is seen in its sets.
@@ -36,10 +36,10 @@ pub fn convert(conn: &Conn) -> bool {
         return false;
     }
     let mut done = true;
-    reg::each(conn, |table| {
+    let all = reg::each(conn, |table| {
         done = done && table.of(conn).all(|reg| convert_one(conn, reg).is_some());
     });
-    done
+    done && all
 }
 
 /// Converts what was registered while the connection was plain. What the kernel still has to tell
@@ -64,7 +64,7 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
         return None;
     }
     // Before the look at the set: what comes behind it is news.
-    let now = reg.mark(sock, 0);
+    let now = reg.standing(sock, 0);
     // A look at the whole set since the registration has brought all that there was to tell then.
     let drained = set.drained.load(Relaxed) > reg.armed.load(Relaxed);
     let told = match reg.noted.load(Relaxed) {
@@ -74,7 +74,7 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
         0 if reg.tries.fetch_add(1, Relaxed) < TRIES && set.curious(reg) => return None,
         0 => true,
         // What has come since is news, taken or not.
-        noted => noted == reg.mark(sock, IN),
+        noted => noted == reg.standing(sock, IN),
     };
     if !set.take_in(reg, conn) {
         return None;
@@ -85,7 +85,7 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
     reg.state.store(state::OURS, Release);
     if reg.put(libc::EPOLL_CTL_MOD, sock).is_err() {
         reg.state.store(state::KERNEL, Release);
-        set.dropped(reg, conn);
+        set.dropped(reg);
         return None;
     }
     Some(())
@@ -101,7 +101,7 @@ pub fn put_ours(set: &Set, reg: &'static Reg, sock: Sock, op: c_int) -> Option<R
     let result = reg.put(op, sock);
     if result.is_err() {
         reg.state.store(state::KERNEL, Release);
-        set.dropped(reg, sock.conn);
+        set.dropped(reg);
     } else {
         // The bell of `take_in` may have been heard and silenced before there was anything to see.
         set.rouse(reg);
@@ -136,16 +136,16 @@ fn give_back(table: &'static Table, conn: &Conn, reg: &'static Reg) {
     let once = reg.asked() & libc::EPOLLONESHOT as u32 != 0;
     let told = reg.asked() & libc::EPOLLET as u32 != 0 && !once && reg.report(false) == 0;
     if !fired && !told {
-        return own(set, conn, reg);
+        return own(set, reg);
     }
     if tag(reg) {
         let told = |reg: &Reg| set.sift(reg) && reg.report(false) == 0;
         // What came since, the kernel has told with what holds.
         if !fired && !told(reg) {
-            return own(set, conn, reg);
+            return own(set, reg);
         }
         reg.state.store(state::TAGGED, Release);
-        set.dropped(reg, conn);
+        set.dropped(reg);
     }
 }
 
@@ -170,7 +170,7 @@ pub fn tell_again(reg: &Reg) {
 }
 
 /// The registration is the program's own again in the kernel's set. The caller holds the lists.
-fn own(set: &Set, conn: &Conn, reg: &Reg) {
+fn own(set: &Set, reg: &Reg) {
     let events = match reg.disarmed.load(Relaxed) {
         0 => reg.asked(),
         _ => libc::EPOLLONESHOT as u32,
@@ -182,14 +182,14 @@ fn own(set: &Set, conn: &Conn, reg: &Reg) {
             set.once.store(1, Release);
         }
         reg.state.store(state::KERNEL, Release);
-        set.dropped(reg, conn);
+        set.dropped(reg);
     }
 }
 
 /// Takes our tag out, for those who would not know it. The caller holds the lists.
 pub fn surrender(table: &'static Table, set: &Set, conn: &Conn, reg: &'static Reg) {
     match reg.state.load(Relaxed) {
-        state::OURS | state::TAGGED => own(set, conn, reg),
+        state::OURS | state::TAGGED => own(set, reg),
         state::DORMANT => dormant::bury(table, conn, reg),
         _ => {}
     }

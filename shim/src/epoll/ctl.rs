@@ -95,7 +95,7 @@ fn locked(
                 kernel(event)?;
                 reg.arm(&event);
                 reg.state.store(state::KERNEL, Release);
-                set.dropped(reg, sock.conn);
+                set.dropped(reg);
                 Ok(true)
             }
             Some(reg) if reg.state.load(Relaxed) == state::OURS => {

@@ -67,13 +67,13 @@ pub fn closing(sock: Sock) {
 /// on reporting it where it was registered, and nobody here can look at a ring.
 pub fn outlived(sock: Sock) {
     let mut any = false;
-    reg::each(sock.conn, |table| {
+    let all = reg::each(sock.conn, |table| {
         any |= table.of(sock.conn).any(|reg| {
             reg.state.load(Relaxed) == state::OURS
                 && set::of(reg).is_some_and(|set| !set.inherited())
         });
     });
-    if any {
+    if any || !all {
         share::let_go(sock);
         // Also when some of the stream is still in memory: of all the rest only the kernel can tell.
         convert::restore(sock.conn);

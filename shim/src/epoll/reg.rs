@@ -4,7 +4,7 @@ use super::report;
 use super::set::{self, Set};
 use super::table::{self, Table};
 use crate::conn::{Conn, Sock, kept};
-use crate::{clock, family, fds, os};
+use crate::{clock, ctx, family, fds, os};
 use protocol::shm::announced::Announced;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
@@ -37,8 +37,6 @@ pub struct Reg {
     /// Place and name of the set.
     pub set: AtomicU32,
     pub set_id: AtomicU32,
-    /// Several processes use the set, and may list the registration for themselves: its place is not used again.
-    pub pinned: AtomicU32,
     pub fd: AtomicI32,
     /// Another descriptor of the connection, once that one is closed.
     via: AtomicI32,
@@ -74,21 +72,6 @@ pub struct Reg {
     pub next: AtomicU32,
 }
 
-/// What each process has for itself of a registration.
-#[derive(Debug)]
-pub struct Mine {
-    /// Among those that the set counts as converted.
-    pub counted: AtomicU32,
-    /// The wait that put it last.
-    pub round: AtomicU32,
-    /// Place on the set's active list + 1; 0: cold.
-    pub place: AtomicU32,
-    /// Looks in vain since something became of it.
-    pub vain: AtomicU32,
-    /// The set's context is in the list of the connection's watchers.
-    pub watched: AtomicU32,
-}
-
 /// Whether the connection is in a set.
 #[inline]
 pub fn any(conn: &Conn) -> bool {
@@ -98,13 +81,34 @@ pub fn any(conn: &Conn) -> bool {
 /// Tries of a caller that may hold another table: relatives who share two could wait for each other. A second.
 const PATIENCE: u32 = 20_000;
 
-/// Calls `f` with each table that has registrations of a connection, its lists held.
-pub fn each(conn: &Conn, mut f: impl FnMut(&'static Table)) {
+/// Not zero: a table was passed over, and what was to be done there was not.
+static MISSED: AtomicU32 = AtomicU32::new(0);
+
+/// Calls `f` with each table that has registrations of a connection, its lists held. False: a relative has held one for
+/// so long that it was passed over (it waits for another one of ours, or is stopped). Then all is looked at anew by
+/// whoever waits next.
+pub fn each(conn: &Conn, mut f: impl FnMut(&'static Table)) -> bool {
+    let mut all = true;
     for table in table::knowing(conn) {
         if let Some(held) = table.lists.lock_within(PATIENCE) {
             f(table);
             table.lists.unlock(held);
+        } else {
+            all = false;
         }
+    }
+    if !all {
+        MISSED.store(1, Release);
+        ctx::ring_sleepers();
+    }
+    all
+}
+
+/// Before a wait: makes up for what [`each`] has passed over, if anything. The kernel is asked about every registration.
+#[inline]
+pub fn make_up() {
+    if MISSED.load(Relaxed) != 0 && MISSED.swap(0, AcqRel) != 0 {
+        set::live().for_each(Set::look_at_all);
     }
 }
 
@@ -232,13 +236,7 @@ pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&
     let table = set.table()?;
     let reg = table.take()?;
     reg.generation.fetch_add(1, Relaxed);
-    for word in [
-        &reg.installed,
-        &reg.gone,
-        &reg.pinned,
-        &reg.carriers,
-        &reg.tries,
-    ] {
+    for word in [&reg.installed, &reg.gone, &reg.carriers, &reg.tries] {
         word.store(0, Relaxed);
     }
     reg.announced.reset();
@@ -250,12 +248,6 @@ pub fn add(set: &'static Set, sock: Sock, event: &libc::epoll_event) -> Option<&
     reg.conn_generation
         .store(sock.generation.load(Relaxed), Relaxed);
     reg.arm(event);
-    if let Some(mine) = set.mine(reg) {
-        for word in [&mine.round, &mine.place, &mine.vain, &mine.watched] {
-            word.store(0, Relaxed);
-        }
-        mine.counted.store(0, Relaxed);
-    }
     table.link(sock.conn, reg);
     reg.state.store(state::KERNEL, Release);
     Some(reg)
@@ -272,11 +264,9 @@ pub fn remove(table: &'static Table, conn: &Conn, reg: &'static Reg) {
     table.unlink(conn, reg);
     reg.state.store(state::FREE, Release);
     if let Some(set) = set::of(reg) {
-        set.dropped(reg, conn);
+        set.dropped(reg);
     }
-    if reg.pinned.load(Relaxed) == 0 {
-        table.give_back(reg);
-    }
+    table.give_back(reg);
 }
 
 /// The last descriptor of a connection in this process is about to go. When no other process holds it, the kernel
@@ -288,7 +278,7 @@ pub fn forget(conn: &Conn) {
             match set::of(reg) {
                 // The kernel goes on reporting it, under our tag.
                 Some(_) if !last && reg.state.load(Relaxed) == state::TAGGED => {}
-                Some(set) if !last && set.spread() => set.dropped(reg, conn),
+                Some(set) if !last && set.spread() => set.dropped(reg),
                 None if !last => {}
                 _ => remove(table, conn, reg),
             }

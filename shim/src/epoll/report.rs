@@ -6,7 +6,7 @@
 
 use super::reg::{Reg, state};
 use crate::conn::ready::{self, GONE, IN, OUT};
-use crate::conn::{Sock, flag, rx, tx};
+use crate::conn::{Sock, flag, phase, rx, tx};
 use crate::os;
 use std::sync::atomic::Ordering::*;
 
@@ -166,13 +166,22 @@ impl Reg {
         (seen, all)
     }
 
+    /// As [`Reg::mark`], for a registration that the kernel reports as yet, and so with the ends that it knows of.
+    pub fn standing(&self, sock: Sock, from_kernel: i16) -> u64 {
+        let seen = os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0);
+        self.gone.fetch_or((seen & GONE) as u32, AcqRel);
+        self.mark(sock, from_kernel)
+    }
+
     /// All that an edge-triggered program is to hear of, as one word.
     pub fn mark(&self, sock: Sock, from_kernel: i16) -> u64 {
         let asked = (self.asked() & 0x3fff) as i16;
         let mut arrived = 0;
         // The kernel wakes for both when anything comes.
         if asked & (IN | libc::POLLPRI) != 0 {
-            let told = from_kernel & IN != 0 || asked & IN == 0;
+            // Of an end everybody is told, and so of all before it.
+            let ended = sock.rx_ring() && ready::ending(sock);
+            let told = from_kernel & IN != 0 || asked & IN == 0 || ended;
             arrived = over_tcp(sock, told).wrapping_add(rx::arrived(&sock));
             arrived = arrived.wrapping_add(u64::from(sock.rx.edges.load(Acquire)) << 48);
         }
@@ -213,8 +222,9 @@ pub fn carriers(sock: Sock) -> u32 {
 /// Bytes that have come over TCP, in [`Reg::mark`]; `unread`: also those that lie there.
 fn over_tcp(sock: Sock, unread: bool) -> u64 {
     let coming = || ready::message_coming(sock);
-    // The kernel says how much is unread up to the mark of urgent data only, and its byte counts in neither.
-    if sock.has(flag::URGENT)
+    // The kernel says how much is unread up to the mark of urgent data only, and its byte counts in neither. Where
+    // the connection is on TCP for good, nobody counts what is taken.
+    if (sock.has(flag::URGENT) || sock.phase() == phase::BARRED)
         && !coming()
         && let Ok(bytes) = os::tcp_bytes(sock.fd)
     {

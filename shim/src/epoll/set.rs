@@ -1,7 +1,7 @@
 //! A set: its descriptor numbers, its doorbell, and how its registrations come and go.
 
 use super::active::Active;
-use super::reg::{self, Mine, Reg};
+use super::reg::{self, Reg};
 use super::table::{self, Table, View};
 use crate::conn::ready::IN;
 use crate::conn::{Conn, kept};
@@ -210,18 +210,23 @@ pub fn set_closed(index: u32, fd: c_int) {
     }
     if let Some(table) = set.known() {
         let open = fds::socks(0, c_int::MAX).map(|sock| sock.conn);
-        // Relatives go on with what is in it.
-        let kept = set.inherited() || set.used_elsewhere();
+        // Relatives may go on with what is in it.
+        let kept = set.spread();
         for conn in open.chain(kept::all()) {
             let held = table.lists.lock();
             for reg in table.of(conn).filter(|reg| set.has(reg)) {
                 match kept {
-                    true => set.dropped(reg, conn),
+                    true => set.dropped(reg),
                     false => reg::remove(table, conn, reg),
                 }
             }
             table.lists.unlock(held);
         }
+    }
+    if let Some(view) = set.view() {
+        let held = view.table.lists.lock();
+        set.clear_list(view);
+        view.table.lists.unlock(held);
     }
     let ctx = set.ctx.swap(0, AcqRel);
     let bell = set.bell.swap(-1, AcqRel);
@@ -293,10 +298,6 @@ impl Set {
             let _ = self.home.compare_exchange(0, own, AcqRel, Relaxed);
         }
         self.known()
-    }
-
-    pub fn mine(&self, reg: &Reg) -> Option<&'static Mine> {
-        Some(self.view()?.both(reg.number())?.1)
     }
 
     pub fn read_tag(&self, data: u64) -> Tagged {
@@ -373,7 +374,7 @@ impl Set {
             let waits = reg.state.load(Relaxed) == reg::state::KERNEL && self.has(reg);
             match reg.sock().filter(|_| waits) {
                 Some(sock) => {
-                    reg.noted.store(reg.mark(sock, IN), Relaxed);
+                    reg.noted.store(reg.standing(sock, IN), Relaxed);
                 }
                 None => at.store(0, Relaxed),
             }
@@ -431,13 +432,9 @@ impl Set {
     }
 
     /// A registration is gone or is the program's again. The caller holds the lists.
-    pub fn dropped(&self, reg: &Reg, conn: &Conn) {
-        if let Some(mine) = self.mine(reg)
-            && mine.counted.swap(0, Relaxed) != 0
-        {
-            self.handed.fetch_add(1, AcqRel);
-            self.unlist(mine, conn);
-            self.count.fetch_sub(1, AcqRel);
+    pub fn dropped(&self, reg: &Reg) {
+        if let (Some(view), Some(mine)) = (self.view(), self.mine(reg)) {
+            self.disown(view, mine);
         }
     }
 }

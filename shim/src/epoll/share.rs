@@ -40,6 +40,19 @@ pub fn passed(index: u32) {
     }
 }
 
+/// A descriptor has come over a socket. True: it is a set that this process has, and has passed on.
+pub fn returned(fd: c_int) -> bool {
+    let passed = |set: &&Set| set.foreign.load(Relaxed) == KERNEL_ONLY;
+    let Some(set) = set::live()
+        .filter(passed)
+        .find(|set| os::same_file(fd, set.epfd()))
+    else {
+        return false;
+    };
+    set::duplicated(set.index(), fd);
+    true
+}
+
 /// A program is about to be started, which finds the sets without close-on-exec.
 pub fn before_program() {
     for set in set::live().filter(|set| !set.inherited() && set.known().is_some()) {
@@ -80,7 +93,6 @@ impl Set {
         for sock in fds::socks(0, c_int::MAX) {
             let held = view.table.lists.lock();
             for reg in view.table.of(sock.conn).filter(|reg| self.has(reg)) {
-                reg.pinned.store(1, Relaxed);
                 if reg.state.load(Relaxed) == state::DORMANT {
                     dormant::bury(view.table, sock.conn, reg);
                 } else if reg.converted() {
@@ -88,7 +100,7 @@ impl Set {
                     self.count_in(reg, sock.conn);
                 } else {
                     // By a relative.
-                    self.dropped(reg, sock.conn);
+                    self.dropped(reg);
                 }
             }
             view.table.lists.unlock(held);
@@ -114,8 +126,11 @@ impl Set {
 
     /// Counts a registration as converted that a relative may have converted. The caller holds the lists.
     fn count_in(&self, reg: &Reg, conn: &Conn) {
-        let Some(mine) = self.mine(reg) else { return };
-        if self.active.prepare() && self.heat(reg, conn) && mine.counted.swap(1, Relaxed) == 0 {
+        if self.active.prepare()
+            && self.heat(reg, conn)
+            && let Some(mine) = self.mine(reg)
+            && mine.counted.swap(1, Relaxed) == 0
+        {
             self.count.fetch_add(1, AcqRel);
         }
     }

@@ -6,7 +6,8 @@
 //! the registrations of the sets that it makes in a table of its own, so that relatives only meet where
 //! they use the same set.
 
-use super::reg::{Mine, Reg, state};
+use super::mine::Mine;
+use super::reg::{Reg, state};
 use crate::conn::Conn;
 use crate::lock::Lock;
 use crate::os;
@@ -56,6 +57,12 @@ impl View {
             self.table.regs.get(index as usize)?,
             self.mines.get(index as usize)?,
         ))
+    }
+
+    /// The entries that are or were in use.
+    pub fn used(self) -> impl Iterator<Item = (&'static Reg, &'static Mine)> {
+        let fresh = self.table.fresh.load(Relaxed) as usize;
+        self.table.regs.iter().zip(self.mines).take(fresh)
     }
 
     /// The registration in a place of an active list.
@@ -191,9 +198,7 @@ impl Table {
         {
             head.store(first.next.load(Relaxed), Release);
             first.state.store(state::FREE, Release);
-            if first.pinned.load(Relaxed) == 0 {
-                self.give_back(first);
-            }
+            self.give_back(first);
         }
         reg.next.store(head.load(Relaxed), Relaxed);
         head.store(reg.number() + 1, Release);

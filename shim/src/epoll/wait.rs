@@ -91,6 +91,7 @@ pub unsafe fn wait(
         used: 0,
         round: set.round.fetch_add(1, Relaxed),
     };
+    reg::make_up();
     let handed = set.handed.load(Acquire);
     collect(set, &mut out, timeout, mask)?;
     if set.handed.load(Acquire) != handed {
@@ -190,6 +191,10 @@ fn walk(set: &Set, out: &mut Output) {
         let Some((reg, mine)) = view.at(place) else {
             continue;
         };
+        if !mine.is_of(reg) {
+            set.cool(reg, mine);
+            continue;
+        }
         if mine.round.load(Relaxed) == out.round {
             continue;
         }

@@ -101,19 +101,26 @@ pub enum End {
     Closed,
 }
 
-pub fn end_of(fd: c_int) -> End {
-    const TIME_WAIT: c_int = 6;
-    const CLOSE: c_int = 7;
-    const CLOSE_WAIT: c_int = 8;
-    const LAST_ACK: c_int = 9;
-    const CLOSING: c_int = 11;
-    // Of struct tcp_info only the first byte, the state, is asked for.
-    let state = sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_INFO).map(|word| word & 0xff);
-    match state {
-        Ok(CLOSE) => End::Closed,
-        Ok(TIME_WAIT | CLOSE_WAIT | LAST_ACK | CLOSING) => End::Fin,
-        _ => End::Open,
+impl End {
+    /// By the state in struct tcp_info.
+    fn of(state: u8) -> End {
+        const TIME_WAIT: u8 = 6;
+        const CLOSE: u8 = 7;
+        const CLOSE_WAIT: u8 = 8;
+        const LAST_ACK: u8 = 9;
+        const CLOSING: u8 = 11;
+        match state {
+            CLOSE => End::Closed,
+            TIME_WAIT | CLOSE_WAIT | LAST_ACK | CLOSING => End::Fin,
+            _ => End::Open,
+        }
     }
+}
+
+pub fn end_of(fd: c_int) -> End {
+    // Only the first byte, the state, is asked for.
+    let word = sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_INFO);
+    word.map_or(End::Open, |word| End::of(word as u8))
 }
 
 pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
@@ -136,10 +143,12 @@ pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
         return Err(libc::ENOPROTOOPT);
     }
     let word = |at: usize| info.get(at / 8).copied().unwrap_or(0);
+    // The kernel counts a FIN as a byte.
+    let fin = u64::from(matches!(End::of(word(0) as u8), End::Fin));
     Ok(TcpBytes {
         established: word(0) as u8 == ESTABLISHED,
         acked: word(120),
-        received: word(128),
+        received: word(128).saturating_sub(fin),
         min_rtt: (word(144) >> 32) as u32,
         first_sent: word(200).wrapping_sub(word(208)),
         unsent: word(144) & u64::from(u32::MAX),
