@@ -5,30 +5,19 @@
 //! it is exactly the next thing that the peer's library finds on the stream.
 
 mod answer;
+mod pause;
 mod put;
 mod take;
 
+pub use pause::pause;
 pub use put::push;
 pub use take::take_locked;
 
-use super::{Conn, Sock, flag, onto_ring, phase, revert, step};
-use crate::{clock, epoll, lgr, os, trace};
+use super::{Conn, Sock, flag, onto_ring, phase, step};
+use crate::{epoll, lgr, trace};
 use protocol::shm::pair::{Carrier, GateState, PairSlot};
 use protocol::trace::Kind;
 use std::sync::atomic::Ordering::*;
-
-/// A sender that never lets its stream run empty waits for the peer, when it has something to put
-/// onto the stream for the handshake, or is to go onto the ring: at most this long,
-const PAUSE_NS: u64 = 20_000_000;
-/// and only while the peer does read. One that shares its core with others stands still for some
-/// slices of theirs.
-const STILL_NS: u64 = 12_000_000;
-/// To a peer that has not moved for this long the core is left for a moment. By sleep: sched_yield gives
-/// whole slices away where cores are short.
-const IDLE_NS: u64 = 50_000;
-/// Bytes sent in this end's turn before such a pause, so that only a stream of some volume is ever
-/// held back; and between pauses, twice as many after each that was in vain.
-const PAUSE_BYTES: u64 = 64 << 10;
 
 /// Takes all steps that can be taken now.
 #[inline]
@@ -75,67 +64,6 @@ fn steps(sock: Sock) {
             return;
         }
     }
-}
-
-/// Whether it is this end's turn: a message is to be sent, or the direction may go onto the ring. While
-/// it is the peer's, pausing would only keep the program from reading what the peer waits for.
-fn has_turn(sock: Sock, slot: &PairSlot) -> bool {
-    match sock.step.load(Acquire) {
-        step::START => sock.has(flag::CLIENT),
-        step::ACCEPT | step::CONFIRM | step::ACK | step::DECLINE => true,
-        // A sender that TCP makes wait runs when the reader takes something, and so finds the
-        // reader's gate shut each time.
-        step::ESTABLISHED => onto_ring::is_read(&sock, slot) && !revert::held(&sock, slot),
-        _ => false,
-    }
-}
-
-/// Before a send over TCP: waits a little, now and then, for the stream to run empty or, when a
-/// direction is to go onto the ring, for the reader to open its gate.
-pub fn pause(sock: Sock) {
-    if sock.phase() != phase::PAIRED || sock.tx_ring() {
-        return;
-    }
-    let Some(slot) = sock.slot().filter(|slot| has_turn(sock, slot)) else {
-        return;
-    };
-    let consumed = || slot.counts(sock.role().peer()).consumed.load(Relaxed);
-    // One that waits in a call from before the pair was made learns of it when bytes come, and only then.
-    if consumed() == 0 {
-        return;
-    }
-    let (sent, retry) = (sock.tx.sent.load(Relaxed), &sock.tx.retry);
-    let volume = sent.wrapping_sub(consumed()) >= PAUSE_BYTES;
-    if retry.load(Relaxed) == 0 && !volume {
-        return retry.store(sent + PAUSE_BYTES, Relaxed);
-    }
-    if sent < retry.load(Relaxed) || sock.has(flag::LEAVE | flag::FIN_SEEN | flag::SHUT_WR) {
-        return;
-    }
-    let began = clock::now();
-    let turn = sock.step.load(Acquire);
-    let (mut moved, mut seen) = (began, consumed());
-    loop {
-        steps(sock);
-        if sock.tx_ring() || sock.step.load(Acquire) != turn || sock.phase() != phase::PAIRED {
-            sock.tx.backoff.store(0, Relaxed);
-            return;
-        }
-        let now = clock::now();
-        if consumed() != seen {
-            (moved, seen) = (now, consumed());
-        }
-        if now - moved >= STILL_NS || now - began >= PAUSE_NS {
-            break;
-        }
-        if now - moved >= IDLE_NS {
-            os::sleep_ns(IDLE_NS);
-        } else {
-            std::hint::spin_loop();
-        }
-    }
-    let doublings = sock.tx.backoff.fetch_add(1, Relaxed).min(8);
-    retry.store(sent + (PAUSE_BYTES << doublings), Relaxed);
 }
 
 /// Lets the peer send CLC messages: from now on each call looks for them.

@@ -68,6 +68,7 @@ fn put_locked(sock: Sock, slot: &PairSlot) -> bool {
         Ok(()) => {
             trace::message(&sock, true, message);
             sock.tx.retry.store(0, Relaxed);
+            sock.tx.backoff.store(0, Relaxed);
             if next == step::ESTABLISHED {
                 set_contacted(&sock);
             }
