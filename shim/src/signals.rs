@@ -36,8 +36,7 @@ fn mark(thread: usize) -> &'static AtomicUsize {
 /// Runs in place of a handler without SA_RESTART. The kernel hands over three arguments whether or
 /// not the handler takes them. No frame stays behind for a longjmp or an unwinding to pass over.
 unsafe extern "C-unwind" fn note(signal: c_int, info: *mut c_void, context: *mut c_void) {
-    let thread = thread();
-    mark(thread).store(thread, Relaxed);
+    remember();
     let handler = HANDLERS.get(signal as usize).map_or(0, |h| h.load(Acquire));
     if handler > libc::SIG_IGN {
         // SAFETY: the program gave this address as a handler.
@@ -111,7 +110,13 @@ pub fn forget() {
     let _ = mark(thread).compare_exchange(thread, 0, Relaxed, Relaxed);
 }
 
-/// Whether a handler without SA_RESTART has run in this thread since [`forget`].
+/// A handler, whatever its flags, has ended a wait of this thread's.
+pub fn remember() {
+    let thread = thread();
+    mark(thread).store(thread, Relaxed);
+}
+
+/// Whether a handler without SA_RESTART has run in this thread since [`forget`], or one has ended a wait.
 pub fn noted() -> bool {
     let thread = thread();
     mark(thread).load(Relaxed) == thread

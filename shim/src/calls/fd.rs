@@ -1,7 +1,9 @@
 //! Calls on descriptors: close, shutdown, dup, fcntl, ioctl, ranges.
 
 use crate::calls::proc::borrowed_memory;
-use crate::conn::{Sock, claim, close as end, flag, life, passed, phase, ready, revert, rx, step};
+use crate::conn::{
+    Sock, claim, close as end, died, flag, life, passed, phase, ready, revert, rx, step,
+};
 use crate::fds::{self, Entry, Meaning};
 use crate::{ctx, epoll, errno, os, ownfd, real};
 use libc::{c_int, c_uint, c_ulong};
@@ -37,7 +39,8 @@ pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
         Meaning::Set(_) | Meaning::None => None,
     };
     let before = sock.map_or(0, |sock| sock.flags.load(Relaxed));
-    if let Some(sock) = sock {
+    let reset = sock.is_some_and(died::is_reset);
+    if let Some(sock) = sock.filter(|_| !reset) {
         let writing = matches!(how, libc::SHUT_WR | libc::SHUT_RDWR);
         if writing {
             stop_writing(sock);
@@ -51,7 +54,11 @@ pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
         }
     }
     // SAFETY: no pointers.
-    let result = unsafe { real::shutdown(fd, how) };
+    let mut result = unsafe { real::shutdown(fd, how) };
+    if reset && result == 0 {
+        // Of this one the kernel does not know.
+        result = errno::fail(libc::ENOTCONN);
+    }
     if let Some(sock) = sock {
         if result == 0 || errno::get() == libc::ENOTCONN {
             sock.shutdowns.fetch_add(1, AcqRel);

@@ -6,7 +6,7 @@ use crate::calls::{inq, poll};
 use crate::conn::{Sock, kept};
 use crate::fds::Entry;
 use crate::iov::{self, Iov};
-use crate::{clock, errno, os, real};
+use crate::{clock, errno, os, real, signals};
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 
 /// recvmsg.
@@ -201,6 +201,7 @@ unsafe fn receive_each(
         return errno::fail(error);
     }
     let mut flags_now = flags & !libc::MSG_WAITFORONE;
+    signals::forget();
     for i in 0..count {
         let entry = msgs.wrapping_add(i as usize);
         if iov::wild(entry.cast(), size_of::<mmsghdr>()) {
@@ -230,7 +231,8 @@ unsafe fn receive_each(
         if flags & libc::MSG_WAITFORONE != 0 {
             flags_now |= libc::MSG_DONTWAIT;
         }
-        if end.is_some_and(|end| clock::now() >= end) {
+        // In the kernel the handler runs behind the call: it would find the signal before it waits again.
+        if signals::noted() || end.is_some_and(|end| clock::now() >= end) {
             return i as c_int + 1;
         }
     }

@@ -26,12 +26,18 @@ pub fn follow_forks() {
 unsafe extern "C" fn prepare() {
     errno::keep(|| {
         epoll::forking();
+        let mut asleep = false;
         for_each(|sock| {
             life::describe(sock);
             sock.holders.fetch_add(1, AcqRel);
+            asleep |= sock.sleepers.load(Acquire) != 0;
             // The answer would come to this process only.
             claim::withdraw(sock.conn, phase::PLAIN);
         });
+        if asleep {
+            // From now on somebody may wake them who cannot ring.
+            ctx::ring_sleepers();
+        }
     });
 }
 

@@ -3,10 +3,10 @@
 use crate::calls::inq;
 use crate::conn::{Sock, died, ready, revert, rx};
 use crate::fds::{self, Entry, Meaning};
-use crate::{epoll, errno, iov, os, real};
+use crate::{ctx, epoll, errno, iov, os, real};
 use libc::{c_int, c_void, socklen_t};
 use protocol::reason;
-use std::sync::atomic::Ordering::AcqRel;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 /// getsockopt: e = the table's word for the descriptor.
 ///
@@ -132,6 +132,9 @@ pub unsafe fn setsockopt(
             (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => {
                 sock.tx.edges.fetch_add(1, AcqRel);
                 epoll::rouse(sock.conn);
+                if sock.sleepers.load(Acquire) != 0 {
+                    errno::keep(ctx::ring_sleepers);
+                }
             }
             // And that there are bytes, if there are enough.
             (libc::SOL_SOCKET, libc::SO_RCVLOWAT) => errno::keep(|| {

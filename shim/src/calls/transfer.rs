@@ -22,6 +22,8 @@ struct Patience {
     /// Urgent data is there. The kernel wakes a receive when it comes (whatever SO_RCVLOWAT has been
     /// set to meanwhile), not again while it stays.
     urgent: bool,
+    /// Longest sleep before a look at what nobody rings for.
+    nap: Option<u64>,
 }
 
 /// Why a call stops waiting.
@@ -42,6 +44,7 @@ impl Patience {
             option,
             deadline: None,
             urgent: false,
+            nap: None,
         }
     }
 
@@ -69,9 +72,15 @@ impl Patience {
         let deadline = *self
             .deadline
             .get_or_insert_with(|| os::timeout(sock.fd, option).map(clock::after));
-        match wait::sleep(sock, want, deadline) {
+        let nap = self.nap.map(clock::after);
+        let until = nap.map_or(deadline, |nap| {
+            Some(deadline.map_or(nap, |end| end.min(nap)))
+        });
+        match wait::sleep(sock, want, until) {
+            Wake::TimedOut if until != deadline => {}
             Wake::TimedOut => return Err(Stop::WouldBlock),
             Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {
+                signals::remember();
                 return Err(Stop::Interrupted);
             }
             Wake::Interrupted => return self.begin_anew(),
@@ -209,13 +218,16 @@ fn receive_steps(
     }
 }
 
+/// How often a receive of no bytes looks whether another process has woken it.
+const NAP_NS: u64 = 1_000_000;
+
 /// A receive of no bytes waits as any other, takes nothing, and gives 0 whatever ends the wait: the
-/// kernel looks at what woke it only if there are bytes to be had. Urgent data that comes does, and
-/// each shutdown of the own end.
+/// kernel looks at what woke it only if there are bytes to be had. Urgent data that comes does, each
+/// shutdown of the own end, and what makes room for its sends.
 fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
     let flags = flags & !libc::MSG_WAITALL | libc::MSG_PEEK;
-    let shutdowns = || sock.shutdowns.load(Acquire);
-    let (before, mut waited) = (shutdowns(), false);
+    let woken = || (sock.shutdowns.load(Acquire), sock.tx.edges.load(Acquire));
+    let (before, mut waited) = (woken(), false);
     let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
     let mut look = || loop {
         match rx::once(patience.sock, Sink::Nothing, flags) {
@@ -232,9 +244,11 @@ fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
             let pending = os::poll_one(sock.fd, libc::POLLPRI, 0).unwrap_or(0);
             patience.urgent = pending & libc::POLLPRI != 0;
         }
+        // Another process that wakes it so has no doorbell of this one's.
+        patience.nap = (sock.holders.load(Acquire) > 1).then_some(NAP_NS);
         let known = patience.urgent;
         if patience.wait(patience.first(), 1).is_err()
-            || shutdowns() != before
+            || woken() != before
             || patience.urgent != known
         {
             return 0;
@@ -339,7 +353,8 @@ pub fn kernel_only(sock: Sock, flags: c_int) -> bool {
                 reason::SOCKOPT
             },
         );
-        return true;
+        // It may have found a reset, of which the kernel does not know.
+        return !sock.has(flag::DEAD | flag::RESET);
     }
     false
 }

@@ -4,7 +4,7 @@
 //! that was unread, plain TCP would have ended the stream in order: the program is shown that end,
 //! and the reset only where TCP would have shown one too, after it has sent something more.
 
-use super::{Conn, Sock, flag, tx};
+use super::{Conn, Sock, flag, ready, tx};
 use crate::os;
 use protocol::shm::cdc::{self, Cursor};
 use protocol::shm::pair::{Carrier, GateState};
@@ -64,6 +64,20 @@ pub fn reset(sock: Sock) -> i32 {
 /// As [`reset`], if there is one that was not reported yet.
 pub fn take_reset(sock: Sock) -> Option<i32> {
     (sock.has(flag::RESET) && sock.clear(flag::RESET)).then(|| reset(sock))
+}
+
+/// Whether the connection is reset, also by a death that nobody has met with yet: it is reported then.
+pub fn is_reset(sock: Sock) -> bool {
+    if !sock.has(flag::DEAD | flag::RESET) && unseen(sock) {
+        sock.set(flag::RESET);
+    }
+    sock.has(flag::DEAD | flag::RESET)
+}
+
+/// A direction went back to TCP, and its peer was killed before it had read what is left on the
+/// ring. TCP would have been reset at once; the kernel, which knows nothing of the ring, got a FIN.
+pub fn unseen(sock: Sock) -> bool {
+    !sock.has(flag::SHUT_WR) && killed_with_unread(&sock) && ready::has_ended(sock)
 }
 
 /// The peer is gone without having closed, and did not read what we sent: TCP would have reset.

@@ -106,8 +106,7 @@ fn rests_on_ring(sock: Sock) -> bool {
         // There is nobody, as the program knows already.
         return true;
     }
-    if died::killed_with_unread(&sock) && !sock.has(flag::SHUT_WR) && super::ready::has_ended(sock)
-    {
+    if died::unseen(sock) {
         // It is reported once.
         sock.owe(died::reset(sock));
         return true;
@@ -259,6 +258,10 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     }
     if sock.has(flag::SHUT_RD) && sock.has(flag::SHUT_WR) {
         // What were repeated over TCP now would be answered by a reset. The ring is there to be read.
+        return true;
+    }
+    if died::is_reset(sock) {
+        // Nobody repeats anything, and what was reported of it is to stay true.
         return true;
     }
     let Some(slot) = sock.slot() else { return true };

@@ -161,7 +161,7 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
             return Put::Error(error);
         }
     }
-    if reset_unseen(sock) {
+    if died::unseen(sock) {
         return Put::Error(died::reset(sock));
     }
     let sent = match source {
@@ -198,7 +198,7 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
             Put::Bytes(died::swallow(&sock, source.len().min(TCP_CHUNK)))
         }
         Err(libc::EPIPE) if matches!(source, Source::Pipe(..)) => Put::Broken,
-        Err(libc::EPIPE) if reset_unseen(sock) => Put::Error(died::reset(sock)),
+        Err(libc::EPIPE) if died::unseen(sock) => Put::Error(died::reset(sock)),
         Err(e) => {
             sock.note_error(e);
             Put::Error(e)
@@ -535,12 +535,6 @@ fn peer_lives(sock: Sock, producer: &Producer) -> bool {
         return true;
     }
     !ready::note_gone(sock, os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0))
-}
-
-/// A direction went back to TCP, and its peer was killed before it had read what is left on the
-/// ring. TCP would have been reset at once; the kernel, which knows nothing of the ring, got a FIN.
-fn reset_unseen(sock: Sock) -> bool {
-    !sock.has(flag::SHUT_WR) && died::killed_with_unread(&sock) && ready::has_ended(sock)
 }
 
 /// Free bytes of the ring, for a send that waits.

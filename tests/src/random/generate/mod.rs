@@ -111,6 +111,8 @@ const PEEK: i64 = libc::MSG_PEEK as i64;
 const WAITALL: i64 = libc::MSG_WAITALL as i64;
 const TRUNC: i64 = libc::MSG_TRUNC as i64;
 const OOB: i64 = libc::MSG_OOB as i64;
+/// The time limit of receives among the options of the executor.
+const RCVTIMEO: i64 = 15;
 
 impl Model {
     fn below(&mut self, n: usize) -> usize {
@@ -437,7 +439,9 @@ impl Model {
         }
         let bytes = 20_000 + self.below(500_000) as i64;
         let chunk = self.pick(&[100, 5000, 70_000, 1_000_000]);
+        // No time limit either: who gives up early does not read.
         self.push(reader, "flags", &[at, 0, 0]);
+        self.push(reader, "setopt", &[at, RCVTIMEO, 0]);
         self.push(reader, "drain", &[at]);
         self.push(actor, "flags", &[slot, 0, 0]);
         self.push(reader, "recvall", &[at, bytes, chunk]);
