@@ -84,6 +84,7 @@ reasons! {
     DAEMON_BUSY = 0x0a00_0019, "smclod refused: too many claims";
     BUSY_STREAM = 0x0a00_001a, "the stream never paused for the handshake";
     PROTOCOL = 0x0a00_001b, "the peer broke the protocol";
+    SPLICED = 0x0a00_001d, "the program splices: TCP passes such bytes on without a copy";
     SANDBOX = 0x0a00_0020, "the process has entered a seccomp sandbox";
     NO_ROOM = 0x0a00_001c, "more connections than the library's table holds";
     POLICY_LIMIT = 0x0a00_0022, "as many accelerated connections as the policy allows this process";

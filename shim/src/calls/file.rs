@@ -9,9 +9,15 @@ use crate::fds::{self, Entry, Meaning};
 use crate::{errno, iov, os, real, signals, wait};
 use libc::{c_int, c_uint, iovec, off_t, size_t, ssize_t};
 use protocol::reason;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// The kernel moves at most this many bytes in a call.
 const MAX: size_t = 0x7fff_f000;
+
+/// A connection that is spliced in pieces of this size at least is left to TCP after so many bytes, fewer than
+/// those that it would be claimed for.
+const LONG_SPLICE: ssize_t = 16 << 10;
+const SPLICED_ENOUGH: u32 = 256 << 10;
 
 /// sendfile: e_out, e_in = the table's word for the descriptor.
 ///
@@ -147,19 +153,35 @@ pub unsafe fn splice(
         (Way::Plain(sock), _) if way::enter(sock) => {
             let n = kernel();
             way::received(sock, n, 0);
-            n
+            note_splice(sock, n)
         }
         (_, Way::Plain(sock)) if way::enter(sock) => {
             let n = kernel();
             way::sent(sock, n, 0);
-            n
+            note_splice(sock, n)
         }
         // Arguments that the kernel refuses anyway.
         _ if !off_in.is_null() || !off_out.is_null() || len == 0 => kernel(),
-        (Way::Plain(sock) | Way::Careful(sock), _) => splice_out(sock, output, len, flags, kernel),
-        (_, Way::Plain(sock) | Way::Careful(sock)) => splice_in(sock, input, len, flags, kernel),
+        (Way::Plain(sock) | Way::Careful(sock), _) => {
+            note_splice(sock, splice_out(sock, output, len, flags, kernel))
+        }
+        (_, Way::Plain(sock) | Way::Careful(sock)) => {
+            note_splice(sock, splice_in(sock, input, len, flags, kernel))
+        }
         _ => kernel(),
     }
+}
+
+/// A splice has moved `n` bytes. TCP passes long ones on without a copy; from and to a ring they are copied
+/// twice more, so that a relay is slower than without the library.
+fn note_splice(sock: Sock, n: ssize_t) -> ssize_t {
+    let long = n >= LONG_SPLICE;
+    if long && sock.spliced.fetch_add(n as u32, Relaxed) >= SPLICED_ENOUGH {
+        // If not now, then after as much again.
+        sock.spliced.store(0, Relaxed);
+        revert::leave(sock, reason::SPLICED);
+    }
+    n
 }
 
 /// Waits for a pipe as the kernel's splice does; handlers that want it let it go on.

@@ -209,6 +209,8 @@ pub struct Conn {
     pub sleepers: AtomicU32,
     /// Changes between sending and receiving. Odd: the last call sent.
     pub exchanges: AtomicU32,
+    /// Bytes that long splices have moved, see `calls::file`.
+    pub spliced: AtomicU32,
     /// Process whose session claimed it.
     pub claimant: AtomicU32,
     /// Counts the claims: an answer to an older one is told from that to the last.
@@ -460,6 +462,7 @@ impl Conn {
             &self.plain,
             &self.sleepers,
             &self.exchanges,
+            &self.spliced,
             &self.claimant,
             &self.claims,
             &self.lgr,
