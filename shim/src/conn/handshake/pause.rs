@@ -21,7 +21,7 @@ const LONGER: u32 = 3;
 /// At the pace that the peer has had for this long, a pause is to come to its end in time. To one that is slow
 /// it is not worth it.
 const PACE_NS: u64 = 4_000_000;
-/// A process pauses in vain for no more than this part of its time, however many connections it has.
+/// With such longer ones a process loses no more than this part of its time, however many connections it has.
 const SHARE: u64 = 8;
 /// To a peer that has not moved for this long the core is left for a moment. By sleep: sched_yield gives
 /// whole slices away where cores are short.
@@ -30,7 +30,7 @@ const IDLE_NS: u64 = 50_000;
 /// held back; and between pauses, twice as many after each that was in vain.
 const PAUSE_BYTES: u64 = 64 << 10;
 
-/// When this process may pause again.
+/// When this process may take longer again.
 static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
 
 /// Whether it is this end's turn: a message is to be sent, or the direction may go onto the ring. While
@@ -70,12 +70,13 @@ pub fn pause(sock: Sock) {
         return;
     }
     let began = clock::now();
-    if began < NOT_BEFORE.load(Relaxed) {
-        return;
-    }
     let turn = sock.step.load(Acquire);
     let vain = sock.tx.backoff.load(Relaxed);
-    let mut drain = Drain::new(began, consumed(), vain.min(LONGER));
+    let longer = match began < NOT_BEFORE.load(Relaxed) {
+        true => 0,
+        false => vain.min(LONGER),
+    };
+    let mut drain = Drain::new(began, consumed(), longer);
     loop {
         steps(sock);
         if sock.tx_ring() || sock.step.load(Acquire) != turn || sock.phase() != phase::PAIRED {
@@ -85,7 +86,9 @@ pub fn pause(sock: Sock) {
         let now = clock::now();
         let consumed = consumed();
         if !drain.goes_on(now, consumed, sent.wrapping_sub(consumed)) {
-            NOT_BEFORE.store(now + (now - began) * SHARE, Relaxed);
+            if longer != 0 {
+                NOT_BEFORE.store(now + (now - began) * SHARE, Relaxed);
+            }
             break;
         }
         if now - drain.moved >= IDLE_NS {
