@@ -118,10 +118,25 @@ pub fn closed(conn: &Conn) {
     }
 }
 
+/// The connection that the descriptor means, if this process has it still and it has not left its ring
+/// altogether: what lies there is known here only.
+fn at_home(fd: c_int) -> Option<&'static Conn> {
+    fds::socks(0, c_int::MAX)
+        .filter(|sock| sock.phase() == phase::PAIRED && sock.has(flag::LEAVE))
+        .find(|sock| os::same_file(fd, sock.fd))
+        .map(|sock| sock.conn)
+}
+
 /// A descriptor has come. `peeked`: and comes again, as another one, or to another process.
 pub fn came(fd: c_int, peeked: bool) {
     if config::policy() == Policy::Off {
         return;
+    }
+    if let Some(conn) = at_home(fd) {
+        if peeked {
+            kept(conn);
+        }
+        return super::life::duplicated(conn, fd);
     }
     let Some(standing) = Standing::of(fd) else {
         return;

@@ -161,10 +161,14 @@ fn collect(
     }
 }
 
+fn kernel_turn() -> u64 {
+    clock::per_us() * KERNEL_US
+}
+
 /// Whether it is time to ask the kernel although rings have events.
 fn due(set: &Set) -> bool {
     let since = clock::ticks().wrapping_sub(set.looked.load(Relaxed));
-    since >= clock::per_us() * KERNEL_US || set.filled.load(Relaxed) >= KERNEL_TURN
+    since >= kernel_turn() || set.filled.load(Relaxed) >= KERNEL_TURN
 }
 
 /// Puts what the rings have into the output.
@@ -402,6 +406,10 @@ fn ask_kernel(
         if out.used != before || n < room as usize || more == 0 {
             if n < room as usize {
                 set.drained(began);
+            }
+            if out.used != before {
+                // What the kernel had for the program may be there still: the next wait asks again.
+                set.looked.store(began.wrapping_sub(kernel_turn()), Relaxed);
             }
             return Ok(rung);
         }
