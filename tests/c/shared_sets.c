@@ -236,6 +236,54 @@ static void handed_to_the_child(void)
     join_child(child);
 }
 
+static void puts_another_in_its_place(void *arg)
+{
+    struct family *f = arg;
+    await_turn(to_child);
+    R(epoll_ctl(f->ep, EPOLL_CTL_DEL, f->p.server, NULL));
+    add(f->ep, f->p.client, EDGE, 2);
+    show(f->ep, 0);
+    parent_next();
+    show(f->ep, 0);
+    pass_turn(to_parent);
+}
+
+/* The child deletes what the parent looks at, and enters something else, which takes the same place. */
+static void entry_used_again(void)
+{
+    struct family f;
+    char b[16];
+    start(&f, EPOLL_CLOEXEC);
+    add(f.ep, f.p.server, ALL, 1);
+    show(f.ep, 0);
+    pid_t child = spawn_child('B', puts_another_in_its_place, &f);
+    three_bytes(&f.p);
+    show(f.ep, 0);
+    child_next();
+    show(f.ep, 0);
+    recv_all(f.p.server, b, 3);
+    R(epoll_ctl(f.ep, EPOLL_CTL_DEL, f.p.server, NULL));
+    send_all(f.p.server, "abc", 3);
+    show(f.ep, 1000);
+    child_next();
+    show(f.ep, 0);
+    join_child(child);
+}
+
+/* The parent closes the set, and keeps the connection. */
+static void set_closed_by_its_maker(void)
+{
+    struct family f;
+    start(&f, EPOLL_CLOEXEC);
+    add(f.ep, f.p.server, ALL, 1);
+    add(f.ep, f.p.client, EPOLLIN, 2);
+    pid_t child = spawn_child('B', goes_on, &f);
+    three_bytes(&f.p);
+    close(f.ep);
+    child_next();
+    join_child(child);
+}
+
 /* What a set has told of does not make it ready to who polls it; and nothing else in it is lost by that. */
 static void watched(int flags, unsigned events)
 {
@@ -317,4 +365,5 @@ MAIN({"edge_is_told_once", edge_is_told_once}, {"untold_edge_is_told_once", unto
      {"entered_after_the_fork", entered_after_the_fork}, {"child_closes_all", child_closes_all},
      {"handed_to_the_child", handed_to_the_child}, {"polled_edges", polled_edges}, {"polled_room", polled_room},
      {"polled_one_shot", polled_one_shot}, {"polled_before_the_wait", polled_before_the_wait},
-     {"watched_by_a_set", watched_by_a_set})
+     {"watched_by_a_set", watched_by_a_set}, {"entry_used_again", entry_used_again},
+     {"set_closed_by_its_maker", set_closed_by_its_maker})

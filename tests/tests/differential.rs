@@ -145,6 +145,15 @@ cases! { shared_sets:
     polled_one_shot Fast,
     polled_before_the_wait Fast,
     watched_by_a_set Fast,
+    entry_used_again Fast,
+    set_closed_by_its_maker Fast,
+}
+
+cases! { sifted:
+    exclusive Fast,
+    equal_data Fast,
+    many Fast,
+    without_proc Fast,
 }
 
 cases! { waiting:

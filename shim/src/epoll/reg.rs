@@ -294,3 +294,59 @@ pub fn output(reg: &Reg, events: u32) -> libc::epoll_event {
         u64: reg.data.load(Relaxed),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    /// A table that somebody else holds for long is passed over, and made up for before the next wait.
+    #[test]
+    fn passed_over_and_made_up_for() {
+        let made = || -> Option<()> {
+            let epfd = crate::calls::epoll::create1(libc::EPOLL_CLOEXEC);
+            let set = set::live().find(|set| set.epfd() == epfd)?;
+            assert!(family::ready());
+            let sock = Sock {
+                fd: -1,
+                conn: family::allocate()?,
+            };
+            let event = libc::epoll_event {
+                events: libc::EPOLLIN as u32,
+                u64: 1,
+            };
+            let table = set.table()?;
+            let held = table.lists.lock();
+            let reg = add(set, sock, &event)?;
+            let mine = set.enter(reg)?;
+            assert!(set.active.prepare());
+            mine.counted.store(1, Relaxed);
+            reg.state.store(state::OURS, Relaxed);
+            reg.announced.over(reg.announced.seen());
+            table.lists.unlock(held);
+            let (taken, wait_taken) = channel();
+            let (over, wait_over) = channel();
+            let holder = std::thread::spawn(move || {
+                let held = table.lists.lock();
+                let _ = taken.send(());
+                let _ = wait_over.recv();
+                table.lists.unlock(held);
+            });
+            wait_taken.recv().ok()?;
+            assert!(!each(sock.conn, |_| unreachable!()));
+            over.send(()).ok()?;
+            holder.join().ok()?;
+            assert!(!reg.announced.seen().anything() && mine.place.load(Relaxed) == 0);
+            make_up();
+            assert!(reg.announced.seen().anything() && mine.place.load(Relaxed) != 0);
+            let held = table.lists.lock();
+            remove(table, sock.conn, reg);
+            table.lists.unlock(held);
+            assert_eq!(mine.place.load(Relaxed), 0);
+            let mut looked = false;
+            assert!(each(sock.conn, |_| looked = true) && !looked);
+            Some(())
+        };
+        assert_eq!(made(), Some(()));
+    }
+}
