@@ -5,7 +5,7 @@
 //! family finds each doorbell there, whoever looked first.
 
 use crate::ctx::Ctx;
-use crate::{family, os, ownfd};
+use crate::{epoll, family, os, ownfd};
 use protocol::shm::wait::{CONTEXTS, Hints, PAGE_LEN, WaitWord};
 use protocol::shm::{HINTS_AT, SLOTS_AT};
 use std::ffi::c_int;
@@ -193,6 +193,7 @@ fn map_checked(fd: c_int, len: usize, read_only: bool) -> Result<*mut u8, i32> {
 
 /// Gives up link groups whose peer is gone and that no connection uses.
 pub fn sweep() {
+    epoll::sweep();
     for (i, g) in used().iter().enumerate() {
         let id = g.id.load(Acquire);
         if id == 0 || id == u32::MAX || g.conns.load(Acquire) != 0 {

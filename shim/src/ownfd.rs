@@ -2,7 +2,7 @@
 //! be found by the program. Where the program insists on a number of ours, ours moves away.
 
 use crate::conn::kept;
-use crate::{ctx, daemon, family, fds, lgr, os};
+use crate::{ctx, daemon, epoll, family, fds, lgr, os};
 use std::ffi::c_int;
 
 /// Below this limit on descriptors the process is left alone.
@@ -64,5 +64,6 @@ pub fn make_way(fd: c_int) {
     lgr::moved(fd, to);
     ctx::moved(fd, to);
     kept::moved(fd, to);
+    epoll::moved(fd, to);
     fds::clear(fd);
 }

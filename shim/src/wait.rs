@@ -33,7 +33,7 @@ pub enum Wake {
 }
 
 /// Sleep of a context that the peer could not be told of.
-const BLIND_NS: u64 = 1_000_000;
+pub const BLIND_NS: u64 = 1_000_000;
 
 /// Enters `ctx` in the list that the peer looks at after it has published. False: no room.
 pub fn watch(conn: &Conn, ctx: Ctx) -> bool {

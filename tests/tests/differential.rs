@@ -149,6 +149,16 @@ cases! { shared_sets:
     set_closed_by_its_maker Fast,
 }
 
+cases! { closed_sets:
+    level_in_the_child Fast,
+    input_in_the_child Fast,
+    edge_in_the_child Fast,
+    one_shot_in_the_child Fast,
+    wakes_the_child Fast,
+    end_wakes_the_child Fast,
+    in_the_parent Fast,
+}
+
 cases! { sifted:
     exclusive Fast,
     equal_data Fast,

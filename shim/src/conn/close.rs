@@ -72,6 +72,8 @@ fn gone(conn: &Conn, pair: u64, kernel_close: impl FnOnce() -> c_int) -> c_int {
     if conn.row().pid.load(Relaxed) == lock::pid() {
         conn.row().pid.store(0, Relaxed);
     }
+    // What is still seen from afar stays mapped.
+    let seen = epoll::watched_afar(conn);
     let result = kernel_close();
     if conn.holders.fetch_sub(1, AcqRel) == 1 {
         if pair != 0 {
@@ -79,7 +81,7 @@ fn gone(conn: &Conn, pair: u64, kernel_close: impl FnOnce() -> c_int) -> c_int {
         }
         passed::closed(conn);
         finish(conn);
-    } else {
+    } else if !seen {
         leave_group(conn);
     }
     result

@@ -255,7 +255,7 @@ impl Set {
             match reg.state.load(Relaxed) {
                 // A relative has removed it, or given it back to the kernel.
                 state::FREE | state::KERNEL | state::TAGGED => self.disown(view, mine),
-                _ if !mine.is_of(reg) => self.disown(view, mine),
+                _ if !mine.is_of(reg) || reg.over() => self.disown(view, mine),
                 // The peer is not to ring for it. It is watched again when it is revived.
                 state::DORMANT => self.unlist(view, mine),
                 _ => self.cool_ours(view, reg, mine),

@@ -11,7 +11,6 @@
 use super::reg::{self, Reg, state};
 use super::set::{self, Set};
 use super::table::Table;
-use super::{convert, share};
 use crate::conn::{Conn, Sock};
 use std::sync::atomic::Ordering::*;
 
@@ -61,21 +60,4 @@ pub fn closing(sock: Sock) {
         // An inherited set is the parent's, and so is what lies in it.
         reg.fd.load(Relaxed) == sock.fd && set::of(reg).is_some_and(|set| !set.inherited())
     });
-}
-
-/// The last descriptor of a connection here is about to be closed, and others hold it: the kernel goes
-/// on reporting it where it was registered, and nobody here can look at a ring.
-pub fn outlived(sock: Sock) {
-    let mut any = false;
-    let all = reg::each(sock.conn, |table| {
-        any |= table.of(sock.conn).any(|reg| {
-            reg.state.load(Relaxed) == state::OURS
-                && set::of(reg).is_some_and(|set| !set.inherited())
-        });
-    });
-    if any || !all {
-        share::let_go(sock);
-        // Also when some of the stream is still in memory: of all the rest only the kernel can tell.
-        convert::restore(sock.conn);
-    }
 }

@@ -6,6 +6,7 @@
 //! here, over what the ring and the kernel say together.
 
 mod active;
+mod afar;
 mod convert;
 mod ctl;
 mod dormant;
@@ -19,9 +20,10 @@ mod table;
 mod wait;
 
 pub use active::{ask, rouse, stir};
+pub use afar::{moved, outlived, sweep, watches as watched_afar};
 pub use convert::{convert, forbids, restore};
 pub use ctl::ctl;
-pub use dormant::{closing, outlived};
+pub use dormant::closing;
 pub use reg::forget;
 pub use set::MAX as SETS;
 pub use set::{create, duplicated, forked, forking, get as known, set_closed};

@@ -1,8 +1,8 @@
 //! Registrations: one descriptor of a connection in one set.
 
-use super::report;
 use super::set::{self, Set};
 use super::table::{self, Table};
+use super::{afar, report};
 use crate::conn::{Conn, Sock, kept};
 use crate::{clock, ctx, family, fds, os};
 use protocol::shm::announced::Announced;
@@ -144,6 +144,13 @@ impl Reg {
         Some(sock)
     }
 
+    /// Whether its connection is gone, which the kernel has told nobody.
+    pub fn over(&self) -> bool {
+        let generation = self.conn_generation.load(Relaxed);
+        family::conn(self.conn.load(Relaxed))
+            .is_none_or(|conn| conn.generation.load(Relaxed) != generation)
+    }
+
     /// Whether the kernel's set holds our tag for it.
     pub fn tagged(&self) -> bool {
         self.converted() || self.state.load(Acquire) == state::TAGGED
@@ -278,6 +285,7 @@ pub fn forget(conn: &Conn) {
             match set::of(reg) {
                 // The kernel goes on reporting it, under our tag.
                 Some(_) if !last && reg.state.load(Relaxed) == state::TAGGED => {}
+                Some(_) if !last && afar::watches(conn) => {}
                 Some(set) if !last && set.spread() => set.dropped(reg),
                 None if !last => {}
                 _ => remove(table, conn, reg),

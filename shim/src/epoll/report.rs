@@ -4,6 +4,7 @@
 //! bytes have arrived, room has come, or an end was seen since it heard last. So a change of the
 //! carrier, which makes the kernel repeat itself, is no event.
 
+use super::afar;
 use super::reg::{Reg, state};
 use crate::conn::ready::{self, GONE, IN, OUT};
 use crate::conn::{Sock, flag, phase, rx, tx};
@@ -42,7 +43,9 @@ impl Reg {
         if self.state.load(Acquire) != state::OURS || self.disarmed.load(Acquire) != 0 {
             return 0;
         }
-        let Some(sock) = self.sock() else { return 0 };
+        let Some(sock) = self.sock() else {
+            return afar::report(self, commit);
+        };
         let calm = self.fingerprint(sock);
         if calm.is_some_and(|calm| calm == self.calm.load(Relaxed)) {
             return 0;
@@ -198,6 +201,13 @@ impl Reg {
         }
         let own = u64::from(sock.shutdowns.load(Acquire));
         mix([arrived, u64::from(room), ends << 32 | own])
+    }
+
+    /// As [`Reg::mark`], where the kernel cannot be asked how much has come: it has told so often of something.
+    pub fn mark_afar(&self, sock: Sock, mask: i16, announced: u32) -> u64 {
+        let arrived = sock.rx.taken.load(Acquire) + rx::arrived(&sock);
+        let room = sock.tx.edges.load(Acquire);
+        mix([arrived, both(room, announced), mask as u16 as u64])
     }
 
     /// Changes when [`Reg::mark`] may have changed, and costs no system call.

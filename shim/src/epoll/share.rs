@@ -4,7 +4,7 @@
 use super::reg::{self, Reg, state};
 use super::set::{self, KERNEL_ONLY, Set};
 use super::table::Table;
-use super::{convert, dormant};
+use super::{afar, convert, dormant};
 use crate::conn::{Conn, Sock, revert, rx};
 use crate::{family, fds, os};
 use protocol::reason;
@@ -101,6 +101,15 @@ impl Set {
                 } else {
                     // By a relative.
                     self.dropped(reg);
+                }
+            }
+            view.table.lists.unlock(held);
+        }
+        for conn in afar::all() {
+            let held = view.table.lists.lock();
+            for reg in view.table.of(conn) {
+                if self.has(reg) && reg.state.load(Relaxed) == state::OURS {
+                    self.count_in(reg, conn);
                 }
             }
             view.table.lists.unlock(held);

@@ -1,5 +1,6 @@
 //! epoll_wait on a set with converted registrations.
 
+use super::afar;
 use super::reg::{self, Reg, state};
 use super::set::{Set, Tagged};
 use crate::conn::tx;
@@ -287,6 +288,11 @@ fn sleep(
     left: Option<u64>,
     mask: *const libc::sigset_t,
 ) -> Result<bool, i32> {
+    let sooner = |left: Option<u64>, limit: Option<u64>| match (left, limit) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    };
+    let left = sooner(left, blind(set));
     let Some(ctx) = set.ctx() else {
         return ask_kernel(set, out, left, mask);
     };
@@ -305,11 +311,7 @@ fn sleep(
         if promising(set) {
             return ask_kernel(set, out, Some(0), mask);
         }
-        let left = match (left, limit) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
-        ask_kernel(set, out, left, mask)
+        ask_kernel(set, out, sooner(left, limit), mask)
     };
     // SAFETY: the word is never unmapped; what was entered is left once.
     unsafe { threads::undone(wake_up, at, rest) }
@@ -319,6 +321,11 @@ fn sleep(
 unsafe extern "C" fn wake_up(word: *mut c_void) {
     // SAFETY: a word of the wait page.
     unsafe { &*word.cast::<WaitWord>() }.leave();
+}
+
+/// How long a sleep may last with a connection for which nobody rings.
+fn blind(set: &Set) -> Option<u64> {
+    (afar::any() && set.hot().any(afar::is_there)).then_some(threads::BLIND_NS)
 }
 
 /// A sleep with a full ring lasts no longer than the reader is given (see `tx::stalled`), and one

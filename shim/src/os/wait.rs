@@ -36,6 +36,10 @@ pub fn ppoll(
     )
 }
 
+pub fn epoll_create() -> Result<c_int> {
+    call!(libc::SYS_epoll_create1, libc::EPOLL_CLOEXEC).map(|fd| fd as c_int)
+}
+
 pub fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: &mut libc::epoll_event) -> Result<()> {
     call!(
         libc::SYS_epoll_ctl,

@@ -1,0 +1,232 @@
+//! Connections that this process has closed, that a relative holds, and that a set of its has still: the kernel goes
+//! on reporting them to whoever has the set.
+//!
+//! What is on the ring lies in memory that stays mapped. What the kernel would say is asked of an epoll set of the
+//! library's own, the *lookout*: it does not keep open what is in it, so that the end of the connection is not put off.
+//! Nobody rings for such a connection, so a wait looks every millisecond.
+
+use super::reg::{self, Reg, state};
+use super::set;
+use crate::conn::ready::{self, GONE, IN, OUT};
+use crate::conn::{Conn, Sock, close};
+use crate::{family, lgr, os, ownfd};
+use protocol::stats::ROWS;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::*, fence};
+
+static LOOKOUT: AtomicI32 = AtomicI32::new(-1);
+/// Generation of connection N that is watched so, and the link group that stays for it.
+static WATCHED: [AtomicU32; ROWS] = [const { AtomicU32::new(0) }; ROWS];
+static GROUP: [AtomicU32; ROWS] = [const { AtomicU32::new(0) }; ROWS];
+/// Connections that are or were.
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Events of the lookout that are taken at a time, and how often.
+const EVENTS: usize = 32;
+const ROUNDS: usize = 64;
+
+/// Whether there may be any.
+#[inline]
+pub fn any() -> bool {
+    COUNT.load(Relaxed) != 0
+}
+
+pub fn watches(conn: &Conn) -> bool {
+    any()
+        && WATCHED
+            .get(conn.index() as usize)
+            .is_some_and(|word| word.load(Relaxed) == conn.generation.load(Relaxed))
+}
+
+/// All of them.
+pub fn all() -> impl Iterator<Item = &'static Conn> {
+    let high = match any() {
+        true => family::table().map_or(0, |table| table.high.load(Relaxed)),
+        false => 0,
+    };
+    (0..high)
+        .filter_map(family::conn)
+        .filter(|conn| watches(conn))
+}
+
+/// The last descriptor here is about to be closed, and others hold the connection. True: from now on it is seen
+/// from afar.
+pub fn watch(sock: Sock) -> bool {
+    let index = sock.index() as usize;
+    let (Some(watched), Some(group)) = (WATCHED.get(index), GROUP.get(index)) else {
+        return false;
+    };
+    let Some(lookout) = lookout() else {
+        return false;
+    };
+    let mut event = libc::epoll_event {
+        events: (IN | OUT | libc::POLLPRI | libc::POLLRDHUP) as u32,
+        u64: name(sock.conn),
+    };
+    // A relative with the same lookout may have entered it under the same number.
+    let entered = os::epoll_ctl(lookout, libc::EPOLL_CTL_ADD, sock.fd, &mut event);
+    if !matches!(entered, Ok(()) | Err(libc::EEXIST)) {
+        return false;
+    }
+    group.store(sock.lgr.load(Relaxed), Relaxed);
+    if watched.swap(sock.generation.load(Relaxed), AcqRel) == 0 {
+        COUNT.fetch_add(1, AcqRel);
+    }
+    true
+}
+
+/// Lets go of the link groups of connections that are gone.
+pub fn sweep() {
+    if !any() {
+        return;
+    }
+    for (index, (watched, group)) in (0..).zip(WATCHED.iter().zip(&GROUP)) {
+        let generation = watched.load(Relaxed);
+        if generation != 0
+            && family::conn(index).is_some_and(|c| c.generation.load(Relaxed) != generation)
+            && watched
+                .compare_exchange(generation, 0, AcqRel, Relaxed)
+                .is_ok()
+        {
+            COUNT.fetch_sub(1, AcqRel);
+            if let Some(group) = lgr::get(group.load(Relaxed)) {
+                group.conns.fetch_sub(1, AcqRel);
+            }
+        }
+    }
+}
+
+fn name(conn: &Conn) -> u64 {
+    u64::from(conn.generation.load(Relaxed)) << 32 | u64::from(conn.index())
+}
+
+fn lookout() -> Option<c_int> {
+    let there = LOOKOUT.load(Acquire);
+    if there >= 0 {
+        return Some(there);
+    }
+    let made = os::epoll_create().and_then(ownfd::raise).ok()?;
+    match LOOKOUT.compare_exchange(-1, made, AcqRel, Acquire) {
+        Ok(_) => Some(made),
+        Err(first) => {
+            ownfd::close(made);
+            Some(first)
+        }
+    }
+}
+
+pub fn moved(from: c_int, to: c_int) {
+    let _ = LOOKOUT.compare_exchange(from, to, AcqRel, Relaxed);
+}
+
+/// What the kernel says of the connection. Nothing: it is gone, which a holder that was killed has told nobody; one that
+/// is there has room to send, unless it is full, and then its ring is not in use.
+fn kernel_says(conn: &Conn) -> i16 {
+    let name = name(conn);
+    let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+    // What was told goes to the end of the queue: each round brings others.
+    for _ in 0..ROUNDS {
+        let at = events.as_mut_ptr();
+        let (lookout, none) = (LOOKOUT.load(Acquire), std::ptr::null());
+        let n = os::epoll_wait(lookout, at, EVENTS as c_int, Some(0), none).unwrap_or(0);
+        if let Some(event) = events.iter().take(n).find(|event| { event.u64 } == name) {
+            return event.events as i16;
+        }
+        if n < EVENTS {
+            break;
+        }
+    }
+    0
+}
+
+/// Runs `f`, during which the connection is not given back. `None`: it is not the same any more.
+fn pinned<R>(conn: &'static Conn, generation: u32, f: impl FnOnce() -> R) -> Option<R> {
+    conn.sleepers.fetch_add(1, AcqRel);
+    // SYNC: close/sleep. As for who sleeps on it.
+    fence(SeqCst);
+    let same = conn.generation.load(Acquire) == generation && conn.holders.load(Acquire) != 0;
+    let result = same.then(f);
+    let last = conn.sleepers.fetch_sub(1, AcqRel) == 1;
+    fence(SeqCst);
+    if last && conn.holders.load(Acquire) == 0 {
+        close::finish(conn);
+    }
+    result
+}
+
+/// Whether the registration is of such a connection, which is still there.
+pub fn is_there(reg: &Reg) -> bool {
+    let conn = family::conn(reg.conn.load(Relaxed));
+    reg.sock().is_none() && conn.is_some_and(|conn| watches(conn) && kernel_says(conn) != 0)
+}
+
+/// As [`Reg::report`], for a registration of such a connection.
+#[cold]
+pub fn report(reg: &Reg, commit: bool) -> u32 {
+    let generation = reg.conn_generation.load(Relaxed);
+    let conn = family::conn(reg.conn.load(Relaxed)).filter(|conn| watches(conn));
+    conn.and_then(|conn| pinned(conn, generation, || look(reg, conn, commit)))
+        .unwrap_or(0)
+}
+
+fn look(reg: &Reg, conn: &'static Conn, commit: bool) -> u32 {
+    let sock = Sock { fd: -1, conn };
+    let events = reg.asked();
+    let asked = (events & 0x3fff) as i16;
+    let announced = reg.announced.seen().count();
+    let mut seen = kernel_says(conn);
+    if seen == 0 {
+        return 0;
+    }
+    // Whoever holds it takes the message.
+    if ready::message_coming(sock) {
+        seen &= !IN;
+    }
+    if sock.tx_ring() || sock.tx.repeat.load(Relaxed) != 0 {
+        seen &= !OUT;
+    }
+    let mask = (seen | ready::ring_mask(sock, asked)) & (asked | GONE & !libc::POLLRDHUP);
+    if mask == 0 {
+        return 0;
+    }
+    if events & libc::EPOLLET as u32 != 0 {
+        let mark = reg.mark_afar(sock, mask, announced);
+        let told = &reg.reported;
+        let last = told.load(Acquire);
+        if mark == last || commit && told.compare_exchange(last, mark, AcqRel, Relaxed).is_err() {
+            return 0;
+        }
+    }
+    if commit && events & libc::EPOLLONESHOT as u32 != 0 && reg.disarmed.swap(1, AcqRel) != 0 {
+        return 0;
+    }
+    mask as u16 as u32
+}
+
+/// The last descriptor of a connection here is about to be closed, and others hold it. Where this process uses a set with
+/// it, it goes back to TCP if it can, for the kernel to report; in a set that only a relative uses it stays as it is.
+pub fn outlived(sock: Sock) {
+    let standing = || {
+        let (mut used, mut left) = (false, false);
+        let all = reg::each(sock.conn, |table| {
+            for reg in table.of(sock.conn) {
+                if reg.state.load(Relaxed) == state::OURS
+                    && let Some(set) = set::of(reg)
+                {
+                    left = true;
+                    used |= !set.inherited();
+                }
+            }
+        });
+        (used || !all, left || !all)
+    };
+    let (used, _) = standing();
+    if used {
+        super::share::let_go(sock);
+    }
+    let (used, left) = standing();
+    if left && !watch(sock) && used {
+        // Of all that is not in memory still the kernel can tell.
+        super::convert::restore(sock.conn);
+    }
+}
