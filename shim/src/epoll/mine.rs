@@ -108,3 +108,61 @@ fn clear(view: View, mine: &Mine) {
         set.disown(view, mine);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::reg::{self, state};
+    use crate::conn::Sock;
+    use crate::epoll::set;
+    use crate::family;
+    use std::sync::atomic::Ordering::*;
+
+    /// A relative removes a registration that is on our list, and its entry is used again, in another set.
+    #[test]
+    fn an_entry_used_again() {
+        let made = || -> Option<()> {
+            let new_set = || {
+                let epfd = crate::calls::epoll::create1(libc::EPOLL_CLOEXEC);
+                set::live().find(|set| set.epfd() == epfd)
+            };
+            let (first, second) = (new_set()?, new_set()?);
+            assert!(family::ready());
+            let conn = family::allocate()?;
+            let sock = Sock { fd: -1, conn };
+            let event = libc::epoll_event {
+                events: libc::EPOLLIN as u32,
+                u64: 1,
+            };
+            let (table, view) = (first.table()?, first.view()?);
+            second.table()?;
+            let held = table.lists.lock();
+            let old = reg::add(first, sock, &event)?;
+            assert!(first.active.prepare() && first.heat(old, conn));
+            first.mine(old)?.counted.store(1, Relaxed);
+            first.count.fetch_add(1, Relaxed);
+            assert_eq!(first.hot().count(), 1);
+            table.unlink(conn, old);
+            old.state.store(state::FREE, Release);
+            table.give_back(old);
+            let new = reg::add(second, sock, &event)?;
+            assert_eq!(new.number(), old.number());
+            assert!(first.mine(new).is_none() && first.hot().count() == 0);
+            assert_eq!(
+                (first.count.load(Relaxed), first.active.places().len()),
+                (1, 1)
+            );
+            assert!(second.active.prepare() && second.heat(new, conn));
+            assert_eq!(
+                (first.count.load(Relaxed), first.active.places().len()),
+                (0, 0)
+            );
+            assert_eq!(second.hot().count(), 1);
+            second.clear_list(view);
+            assert_eq!(second.hot().count(), 0);
+            reg::remove(table, conn, new);
+            table.lists.unlock(held);
+            Some(())
+        };
+        assert_eq!(made(), Some(()));
+    }
+}
