@@ -37,9 +37,12 @@ static WAIT_FD: AtomicI32 = AtomicI32::new(-1);
 /// 0 not tried, 1 being made, 2 there, 3 not to be had.
 static STATE: AtomicU32 = AtomicU32::new(0);
 
+/// Looks at memory that is being made, of 50 microseconds each: it takes a few system calls.
+const LOOKS: u32 = 2000;
+
 /// Makes the memory when it is not there yet. False: this process stays on TCP.
 pub fn ready() -> bool {
-    loop {
+    for _ in 0..LOOKS {
         match STATE.load(Acquire) {
             2 => return true,
             3 => return false,
@@ -50,9 +53,16 @@ pub fn ready() -> bool {
                     return made;
                 }
             }
-            _ => os::sched_yield(),
+            _ => os::sleep_ns(50_000),
         }
     }
+    // Whoever makes it is the call that we, a signal handler, have interrupted: this socket stays on TCP.
+    false
+}
+
+/// In the child of a fork: what another thread of the parent was making is made by nobody here.
+pub fn forked() {
+    let _ = STATE.compare_exchange(1, 0, AcqRel, Relaxed);
 }
 
 fn sealed(name: &[u8], len: usize, seals: c_int) -> Result<(c_int, *mut u8), i32> {

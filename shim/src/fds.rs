@@ -122,12 +122,12 @@ fn refs(conn: &Conn) -> &'static AtomicU8 {
 
 /// Enters a descriptor of a connection. False: the number is out of range, or it has too many.
 pub fn put_conn(fd: c_int, conn: &'static Conn) -> bool {
-    let count = refs(conn);
-    if count.load(Relaxed) == u8::MAX || fd < 0 || fd as usize >= MAX {
+    if fd < 0 || fd as usize >= MAX {
         return false;
     }
-    count.fetch_add(1, AcqRel);
-    put(fd, conn_entry(conn))
+    // In one step: threads that duplicate it at once must not count it around to 0.
+    let counted = refs(conn).fetch_update(AcqRel, Relaxed, |n| n.checked_add(1));
+    counted.is_ok() && put(fd, conn_entry(conn))
 }
 
 /// Descriptors of this process that refer to the connection.

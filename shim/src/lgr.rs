@@ -14,8 +14,9 @@ use std::sync::atomic::{
 };
 
 pub const MAX: usize = 1024;
-/// Looks at the lock of the channels, with a yield between, before it is passed over.
-const PEEK_TRIES: usize = 2000;
+/// Tries at the lock of the channels before it is passed over: some ten milliseconds, in which that of a process
+/// that has died is freed.
+const PEEK_TRIES: u32 = 260;
 /// Between attempts to get a doorbell that could not be had.
 const UNHEARD_NS: u64 = 2_000_000;
 
@@ -396,14 +397,7 @@ impl LinkGroup {
         let Some(lock) = family::peek_lock() else {
             return;
         };
-        let held = (0..PEEK_TRIES).find_map(|_| {
-            let held = lock.try_lock();
-            if held.is_none() {
-                os::sched_yield();
-            }
-            held
-        });
-        match held {
+        match lock.lock_within(PEEK_TRIES) {
             // We are a signal handler: the call that it has interrupted goes on with this, and rings.
             Some(held) if held.nested() => lock.unlock(held),
             Some(held) => {

@@ -1,6 +1,8 @@
 /* Threads that sleep while others move the connection on; signals. */
 #include "common.h"
 #include <setjmp.h>
+#include <sys/resource.h>
+#include <time.h>
 
 struct ends {
     int fd, other;
@@ -397,10 +399,37 @@ static void cancellation(void)
     }
 }
 
+static void *sleep_without_room(void *arg)
+{
+    struct rlimit old, none;
+    struct timespec used;
+    char b[16];
+    actor('B');
+    MUST(getrlimit(RLIMIT_NOFILE, &old));
+    none = (struct rlimit){0, old.rlim_max};
+    MUST(setrlimit(RLIMIT_NOFILE, &none));
+    R(recv(*(int *)arg, b, 16, 0));
+    MUST(setrlimit(RLIMIT_NOFILE, &old));
+    MUST(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used));
+    trace("asleep: %d", used.tv_sec == 0 && used.tv_nsec < 150000000);
+    return NULL;
+}
+
+/* A limit of descriptors that allows no list of them to wait for. */
+static void no_room_to_wait(void)
+{
+    struct pair p = warm_pair();
+    pthread_t t = spawn_thread(sleep_without_room, &p.server);
+    sleep_ms(500);
+    R(send(p.client, "alive", 5, 0));
+    join_thread(t);
+    close_pair(&p);
+}
+
 MAIN({"asleep_in_recv", asleep_in_recv}, {"asleep_in_waitall", asleep_in_waitall},
      {"asleep_in_poll", asleep_in_poll}, {"asleep_in_epoll", asleep_in_epoll},
      {"asleep_in_splice", asleep_in_splice}, {"woken_by_shutdown", woken_by_shutdown},
      {"two_senders", two_senders}, {"two_receivers", two_receivers},
      {"two_threads_one_set", two_threads_one_set}, {"eintr", eintr}, {"restart", restart},
      {"handler_uses_sockets", handler_uses_sockets}, {"handler_jumps", handler_jumps},
-     {"cancellation", cancellation})
+     {"cancellation", cancellation}, {"no_room_to_wait", no_room_to_wait})

@@ -181,6 +181,7 @@ cases! { waiting:
     handler_uses_sockets Fast,
     handler_jumps Fast,
     cancellation Fast,
+    no_room_to_wait Fast,
 }
 
 cases! { process:

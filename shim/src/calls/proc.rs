@@ -2,7 +2,7 @@
 
 use crate::calls::escape::{self, Told};
 use crate::conn::{Sock, claim, close, flag, kept, life, passed, phase, revert};
-use crate::{ctx, daemon, epoll, errno, fds, lgr, lock, os, real};
+use crate::{ctx, daemon, epoll, errno, family, fds, lgr, lock, os, real};
 use libc::{c_int, pid_t};
 use protocol::reason;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -44,6 +44,7 @@ unsafe extern "C" fn prepare() {
 unsafe extern "C" fn child() {
     errno::keep(|| {
         lock::forked();
+        family::forked();
         epoll::forked();
         lgr::forked();
         ctx::forked();

@@ -19,10 +19,6 @@ pub fn on_signal_stack() -> bool {
     stack.ss_flags & libc::SS_ONSTACK != 0
 }
 
-pub fn sched_yield() {
-    let _ = call!(libc::SYS_sched_yield);
-}
-
 pub fn sleep_ns(ns: u64) {
     let time = timespec(ns);
     let _ = call!(libc::SYS_nanosleep, &raw const time, 0);
