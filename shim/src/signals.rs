@@ -36,7 +36,8 @@ fn mark(thread: usize) -> &'static AtomicUsize {
 /// Runs in place of a handler without SA_RESTART. The kernel hands over three arguments whether or
 /// not the handler takes them. No frame stays behind for a longjmp or an unwinding to pass over.
 unsafe extern "C-unwind" fn note(signal: c_int, info: *mut c_void, context: *mut c_void) {
-    remember();
+    let thread = thread();
+    mark(thread).store(thread, Relaxed);
     let handler = HANDLERS.get(signal as usize).map_or(0, |h| h.load(Acquire));
     if handler > libc::SIG_IGN {
         // SAFETY: the program gave this address as a handler.
@@ -104,22 +105,34 @@ pub fn shown(handler: usize, behind: usize) -> usize {
     }
 }
 
+/// Beside a mark: a handler has ended a wait. The blocks that the addresses name are aligned.
+const ENDED: usize = 1;
+
 /// A sleep begins: what ran before does not count.
 pub fn forget() {
     let thread = thread();
-    let _ = mark(thread).compare_exchange(thread, 0, Relaxed, Relaxed);
+    let seen = mark(thread).load(Relaxed);
+    if seen & !ENDED == thread {
+        let _ = mark(thread).compare_exchange(seen, 0, Relaxed, Relaxed);
+    }
 }
 
 /// A handler, whatever its flags, has ended a wait of this thread's.
-pub fn remember() {
+pub fn end_wait() {
     let thread = thread();
-    mark(thread).store(thread, Relaxed);
+    mark(thread).store(thread | ENDED, Relaxed);
 }
 
-/// Whether a handler without SA_RESTART has run in this thread since [`forget`], or one has ended a wait.
+/// Whether one has since [`forget`].
+pub fn wait_ended() -> bool {
+    let thread = thread();
+    mark(thread).load(Relaxed) == thread | ENDED
+}
+
+/// Whether a handler without SA_RESTART has run in this thread since [`forget`].
 pub fn noted() -> bool {
     let thread = thread();
-    mark(thread).load(Relaxed) == thread
+    mark(thread).load(Relaxed) & !ENDED == thread
 }
 
 /// Whether an interrupted call fails with EINTR rather than going on. A handler that was set past

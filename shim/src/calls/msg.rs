@@ -231,8 +231,8 @@ unsafe fn receive_each(
         if flags & libc::MSG_WAITFORONE != 0 {
             flags_now |= libc::MSG_DONTWAIT;
         }
-        // In the kernel the handler runs behind the call: it would find the signal before it waits again.
-        if signals::noted() || end.is_some_and(|end| clock::now() >= end) {
+        // In the kernel the handler runs behind the call, which has nothing more before.
+        if signals::wait_ended() || end.is_some_and(|end| clock::now() >= end) {
             return i as c_int + 1;
         }
     }

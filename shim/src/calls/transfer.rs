@@ -66,6 +66,7 @@ impl Patience {
             return Ok(());
         }
         if signals::noted() {
+            signals::end_wait();
             return Err(Stop::Interrupted);
         }
         // A system call: not before it is known that the call sleeps.
@@ -80,7 +81,7 @@ impl Patience {
             Wake::TimedOut if until != deadline => {}
             Wake::TimedOut => return Err(Stop::WouldBlock),
             Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {
-                signals::remember();
+                signals::end_wait();
                 return Err(Stop::Interrupted);
             }
             Wake::Interrupted => return self.begin_anew(),
