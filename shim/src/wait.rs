@@ -260,12 +260,13 @@ pub fn spin_for(sock: Sock, want: Want) -> bool {
     if want != Want::Out && one_way(&sock) {
         gather();
     }
-    // The line of the payload comes with that of the cursor instead of after it.
+    // The line of the payload comes with that of the cursor instead of after it. After a small message, which
+    // lies in that line as well, it is left to the peer, who writes there next.
     let payload = match want {
-        Want::In | Want::Urgent => sock
+        Want::In | Want::Urgent if !own.has_small() => sock
             .own_ring()
             .wrapping_add(rx::consumer(&sock).span(1).at as usize),
-        Want::Out => std::ptr::null_mut(),
+        _ => std::ptr::from_ref(own).cast_mut().cast(),
     };
     let hit = spin(|turn| {
         copy::prefetch(payload);

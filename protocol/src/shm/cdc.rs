@@ -6,7 +6,7 @@
 //! in shared memory.
 
 /// `SMC_CDC_MSG_TYPE`, first byte of a CDC message.
-pub const CDC_TYPE: u64 = 0xfe;
+pub const CDC_TYPE: u8 = 0xfe;
 
 /// Flag bits of the word that carries the consumer cursor.
 pub mod flag {

@@ -8,19 +8,27 @@
 //! sndbuf first and moves it from there, as `move_data` does.
 
 use super::cdc::{self, BadCursor, Cursor, Place};
-use super::sync::{AtomicU32, AtomicU64, Ordering};
+use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// Start of a DMB: CDC message and, on the same cache line, what else the peer publishes.
+/// Bytes of a message that lie beside the cursor.
+pub const SMALL: u32 = 36;
+
+/// Start of a DMB. The first cache line is what the owner waits for: the CDC message, and the last message
+/// itself, where it is small. The second line is what the peer says of itself, and seldom changes.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct DmbHeader {
     /// [`cdc::CDC_TYPE`] in the first byte.
-    pub kind: AtomicU64,
+    pub kind: AtomicU32,
+    /// Offset in the ring of what the cursors count as 0 ([`rebase`]).
+    pub base: AtomicU32,
     /// Producer cursor of the stream into this DMB.
     pub producer: AtomicU64,
     /// Consumer cursor of the opposite stream, with all flags.
     pub consumer: AtomicU64,
-    pub reserved: AtomicU64,
+    /// Which message lies in `small` ([`note`]); 0: none.
+    note: AtomicU32,
+    small: [AtomicU32; SMALL as usize / 4],
     /// Wait contexts of the peer that watch the connection: eight `u16`, context number + 1, and
     /// [`super::wait::COLD`].
     pub watchers: [AtomicU64; 2],
@@ -28,14 +36,54 @@ pub struct DmbHeader {
     pub cpu: AtomicU32,
     /// The number under which the peer wants hints for the connection ([`super::wait::Hints`]).
     pub hint: AtomicU32,
-    /// Offset in the ring of what the cursors count as 0 ([`rebase`]).
-    pub base: AtomicU32,
 }
 
-const _: () = assert!(size_of::<DmbHeader>() == 64 || cfg!(loom));
+const _: () = assert!(size_of::<DmbHeader>() == RING_AT as usize || cfg!(loom));
 
-/// Offset of the ring in a DMB: header and one more line between what the peer polls and payload.
+/// Offset of the ring in a DMB: what the peer polls and payload do not share a line.
 pub const RING_AT: u32 = 128;
+
+/// A message of `n` bytes, 1 to [`SMALL`], from `position` on: 26 bits of that, many times the length of a ring.
+const fn note(position: u64, n: u32) -> u32 {
+    (position as u32) << 6 | n
+}
+
+impl DmbHeader {
+    /// Sender, before it publishes a message of `n` bytes that lies in the ring: `fill` puts a small one beside
+    /// the cursor as well, so that the receiver waits for one cache line and not for two.
+    #[inline]
+    pub fn put_small(&self, position: u64, n: u32, fill: impl FnOnce(&[AtomicU32])) {
+        self.note.store(0, Ordering::Relaxed);
+        if n <= SMALL {
+            // SYNC: small. Who reads the last message there meanwhile finds that its note has gone.
+            fence(Ordering::Release);
+            fill(&self.small);
+            self.note.store(note(position, n), Ordering::Relaxed);
+        }
+    }
+
+    /// Receiver, after it has loaded a new producer cursor: takes the first `n` bytes of the message that starts
+    /// at `position` by `take`, if that is the one beside the cursor. False: what was taken, if anything was, does
+    /// not count; the bytes are in the ring.
+    #[inline]
+    pub fn take_small(&self, position: u64, n: u32, take: impl FnOnce(&[AtomicU32])) -> bool {
+        let seen = self.note.load(Ordering::Relaxed);
+        let len = seen & 63;
+        if n > len || len > SMALL || seen != note(position, len) {
+            return false;
+        }
+        take(&self.small);
+        // SYNC: small. Before the note is looked at once more.
+        fence(Ordering::Acquire);
+        self.note.load(Ordering::Relaxed) == seen
+    }
+
+    /// Whether the last message lies beside the cursor.
+    #[inline]
+    pub fn has_small(&self) -> bool {
+        self.note.load(Ordering::Relaxed) != 0
+    }
+}
 
 /// Bytes of the ring in a DMB of `dmb` bytes.
 pub const fn ring_size(dmb: u32) -> u32 {
@@ -54,6 +102,17 @@ pub struct Span {
     pub first: u32,
     /// Bytes at the start of the ring.
     pub second: u32,
+}
+
+impl Span {
+    /// `n` bytes in one piece that starts where a pointer points to.
+    pub const fn whole(n: u32) -> Span {
+        Span {
+            at: 0,
+            first: n,
+            second: 0,
+        }
+    }
 }
 
 /// Where `cursor` points to in a ring of `size` with this base, both below `size`.
@@ -159,6 +218,12 @@ impl Producer {
 
     /// Publishes a new position in the peer's DMB.
     pub fn publish(&mut self, peer: &DmbHeader, place: Place) {
+        peer.put_small(0, u32::MAX, |_| {});
+        self.publish_as_is(peer, place);
+    }
+
+    /// As [`Producer::publish`], after [`DmbHeader::put_small`].
+    pub fn publish_as_is(&mut self, peer: &DmbHeader, place: Place) {
         self.produced = place;
         peer.base.store(self.base, Ordering::Relaxed);
         // SYNC: ring-data. Pairs with the load in `Consumer::refresh`.
@@ -283,6 +348,33 @@ mod tests {
             total += u64::from(n);
             assert_eq!(c.consumed, Place::at(total, 64));
         }
+    }
+
+    /// A note means one message, at one place, up to its length; a long message has none.
+    #[test]
+    fn a_small_message_is_known_by_its_place() {
+        let header = DmbHeader::default();
+        let put = |at, n| header.put_small(at, n, |words| words[0].store(7, Ordering::Relaxed));
+        let taken = |at, n| {
+            let mut seen = 0;
+            let whole = header.take_small(at, n, |words| seen = words[0].load(Ordering::Relaxed));
+            assert_eq!(seen, if whole { 7 } else { 0 });
+            whole
+        };
+        assert!(!taken(0, 1) && !header.has_small());
+        put(1000, 10);
+        assert!(taken(1000, 10) && taken(1000, 1) && header.has_small());
+        assert!(!taken(1000, 11) && !taken(1001, 9) && !taken(999, 10));
+        put(1010, SMALL);
+        assert!(taken(1010, SMALL) && !taken(1000, 10));
+        put(1010 + u64::from(SMALL), SMALL + 1);
+        assert!(!header.has_small());
+        for at in [1000, 1010, 1010 + (1 << 26), 1010 + u64::from(SMALL)] {
+            assert!(!taken(at, 1));
+        }
+        // What a hostile peer may say: more than there is room for.
+        header.note.store(note(0, 40), Ordering::Relaxed);
+        assert!(!taken(0, 40) && !taken(0, 1));
     }
 
     /// Small messages stay within a page and what follows it while each is taken before the next one is sent; otherwise

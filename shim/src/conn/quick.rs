@@ -7,9 +7,9 @@ use crate::iov::Iov;
 use crate::{clock, copy};
 use protocol::shm::cdc::{self, Cursor, Place};
 use protocol::shm::pair::Carrier;
-use protocol::shm::ring::{DmbHeader, base_of, rebase, span};
+use protocol::shm::ring::{DmbHeader, Span, base_of, rebase, span};
 use std::ffi::c_int;
-use std::sync::atomic::Ordering::*;
+use std::sync::atomic::{AtomicU32, Ordering::*};
 
 /// Flags of a receive that do not change what one step does.
 const USUAL: c_int = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
@@ -56,8 +56,15 @@ fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
         rx.produced.store(before + u64::from(there), Relaxed);
     }
     let n = there.min(room);
-    let span = span(here.cursor, n, size, rx.base.load(Relaxed));
-    iov.copy_from_ring(skip, sock.own_ring(), span);
+    // Not unless we have looked anyway.
+    let small = looked
+        && own.take_small(before, n, |at| {
+            iov.copy_from_ring(skip, start(at), Span::whole(n))
+        });
+    if !small {
+        let span = span(here.cursor, n, size, rx.base.load(Relaxed));
+        iov.copy_from_ring(skip, sock.own_ring(), span);
+    }
     let after = before + u64::from(n);
     // A signal handler may have received while we copied.
     rx.consumed
@@ -77,6 +84,12 @@ fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
         }
     }
     Some(n as usize)
+}
+
+/// Where the bytes of these words lie, which the other end may be writing or reading.
+#[inline]
+fn start(words: &[AtomicU32]) -> *mut u8 {
+    words.as_ptr().cast_mut().cast()
 }
 
 /// Bytes that the peer has published behind `here`; `None`: it has published nonsense.
@@ -153,6 +166,9 @@ fn put(sock: Sock, iov: &Iov, skip: usize, n: u32) -> Option<usize> {
     }
     // SYNC: ring-data. As in `Producer::publish`.
     let published = here.cursor.advance(n, size).word(0);
+    peer.put_small(before, n, |at| {
+        iov.copy_to_ring(skip, start(at), Span::whole(n), false)
+    });
     peer.base.store(base, Relaxed);
     peer.producer.store(published, Release);
     sock.row().smc_tx.count(n);

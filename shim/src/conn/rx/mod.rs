@@ -158,7 +158,7 @@ pub fn change_flags(conn: &Conn, set: u16, clear: u16) {
 /// The receiving direction has gone onto the ring: the peer's kind word says so.
 pub fn note_ring(conn: &Conn) {
     if let Some(peer) = conn.peer() {
-        peer.kind.store(cdc::CDC_TYPE, Relaxed);
+        peer.kind.store(cdc::CDC_TYPE.into(), Relaxed);
     }
 }
 
