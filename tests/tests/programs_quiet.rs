@@ -354,7 +354,7 @@ while True:
 began, piece = time.monotonic(), bytes(65536)
 for _ in range(200):
     end = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
-    for _ in range(16): end.sendall(piece)
+    for _ in range(32): end.sendall(piece)
     end.shutdown(socket.SHUT_WR)
     assert end.recv(1) == b'.'
     end.close()
