@@ -1,7 +1,7 @@
 //! From plain TCP to a pair: when a connection is worth it, what forbids it, and what the daemon
 //! answers.
 
-use super::{Conn, Sock, flag, life, phase, step};
+use super::{Conn, Sock, close, flag, life, phase, step};
 use crate::config::{self, Policy};
 use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace, uring};
 use protocol::ctl::{self, Claim, DmbPlace, Endpoint, Paired, Refused};
@@ -308,6 +308,16 @@ fn claimed(id: u64) -> Option<&'static Conn> {
     (claim_id(conn) == id).then_some(conn)
 }
 
+/// Runs `install` on the connection of that claim, if it is there. While that runs, its place cannot become another
+/// connection's, which may be claimed as well.
+fn install_for(id: u64, install: impl FnOnce(&'static Conn) -> bool) -> bool {
+    let found = family::conn(id as u32 & 0xffff).and_then(|conn| {
+        let generation = conn.generation.load(Acquire);
+        close::pinned(conn, generation, || claimed(id).is_some_and(install))
+    });
+    found == Some(true)
+}
+
 /// Whether some connection waits for the daemon.
 #[inline]
 pub fn waiting() -> bool {
@@ -408,15 +418,16 @@ pub fn paired(session: u32, m: &Paired, received: [c_int; ctl::MAX_FDS]) -> bool
     } else {
         lgr::find(session, side)
     };
-    let installed = group.is_some_and(|group| match claimed(m.claim) {
-        Some(conn) if install(m, group, conn) => true,
-        Some(conn) => {
-            // Given up at once, and not a second time when the connection is closed: this process may
-            // hold the other end, too.
-            conn.pair.store(0, Relaxed);
-            false
-        }
-        None => false,
+    let installed = group.is_some_and(|group| {
+        install_for(m.claim, |conn| {
+            let installed = install(m, group, conn);
+            if !installed {
+                // Given up at once, and not a second time when the connection is closed: this process may
+                // hold the other end, too.
+                conn.pair.store(0, Relaxed);
+            }
+            installed
+        })
     });
     if !installed {
         // The other end is not to wait for this one.

@@ -195,6 +195,22 @@ pub fn finish(conn: &Conn) {
     family::free(conn);
 }
 
+/// Runs `f`, during which the connection is not given back, and so its place not used again. `None`: it is not
+/// the one of that generation any more.
+pub fn pinned<R>(conn: &'static Conn, generation: u32, f: impl FnOnce() -> R) -> Option<R> {
+    conn.sleepers.fetch_add(1, AcqRel);
+    // SYNC: close/sleep. As for who sleeps on it.
+    fence(SeqCst);
+    let same = conn.generation.load(Acquire) == generation && conn.holders.load(Acquire) != 0;
+    let result = same.then(f);
+    let last = conn.sleepers.fetch_sub(1, AcqRel) == 1;
+    fence(SeqCst);
+    if last && conn.holders.load(Acquire) == 0 {
+        finish(conn);
+    }
+    result
+}
+
 /// Adds a row to the totals.
 fn fold(table: &TableHeader, row: &Row, accelerated: bool) {
     let mode = row.mode.swap(Mode::Free as u32, AcqRel);

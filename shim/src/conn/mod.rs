@@ -454,13 +454,13 @@ impl Conn {
         }
     }
 
-    /// Puts all fields back for a new socket.
+    /// Puts all fields back for a new socket; but for the sleepers, whose count is even without that, and may be
+    /// raised for a moment by who does not know yet that the last connection has gone (`close::pinned`).
     pub fn reset(&self) {
         self.flags.store(0, Relaxed);
         self.step.store(0, Relaxed);
         for word in [
             &self.plain,
-            &self.sleepers,
             &self.exchanges,
             &self.spliced,
             &self.claimant,

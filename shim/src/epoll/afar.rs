@@ -12,7 +12,7 @@ use crate::conn::{Conn, Sock, close};
 use crate::{family, lgr, os, ownfd};
 use protocol::stats::ROWS;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::*, fence};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 static LOOKOUT: AtomicI32 = AtomicI32::new(-1);
 /// Generation of connection N that is watched so, and the link group that stays for it.
@@ -139,21 +139,6 @@ fn kernel_says(conn: &Conn) -> i16 {
     0
 }
 
-/// Runs `f`, during which the connection is not given back. `None`: it is not the same any more.
-fn pinned<R>(conn: &'static Conn, generation: u32, f: impl FnOnce() -> R) -> Option<R> {
-    conn.sleepers.fetch_add(1, AcqRel);
-    // SYNC: close/sleep. As for who sleeps on it.
-    fence(SeqCst);
-    let same = conn.generation.load(Acquire) == generation && conn.holders.load(Acquire) != 0;
-    let result = same.then(f);
-    let last = conn.sleepers.fetch_sub(1, AcqRel) == 1;
-    fence(SeqCst);
-    if last && conn.holders.load(Acquire) == 0 {
-        close::finish(conn);
-    }
-    result
-}
-
 /// Whether the registration is of such a connection, which is still there.
 pub fn is_there(reg: &Reg) -> bool {
     let conn = family::conn(reg.conn.load(Relaxed));
@@ -165,7 +150,7 @@ pub fn is_there(reg: &Reg) -> bool {
 pub fn report(reg: &Reg, commit: bool) -> u32 {
     let generation = reg.conn_generation.load(Relaxed);
     let conn = family::conn(reg.conn.load(Relaxed)).filter(|conn| watches(conn));
-    conn.and_then(|conn| pinned(conn, generation, || look(reg, conn, commit)))
+    conn.and_then(|conn| close::pinned(conn, generation, || look(reg, conn, commit)))
         .unwrap_or(0)
 }
 
