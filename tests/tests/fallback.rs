@@ -544,14 +544,16 @@ sys.stdin.read()";
 
 /// Passes 32 MiB on by splices of that length through a relay. Gives what of all bytes went over SMC, and how many
 /// connections were left to TCP for being spliced.
-fn spliced(piece: usize) -> (f64, u64) {
+fn spliced(piece: usize) -> (f64, usize) {
     const RELAY: &str = "import os, socket, sys
 listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
 end, _ = listener.accept()
 out = socket.create_connection(('127.0.0.1', int(sys.argv[2])))
 source, sink = os.pipe()
 while n := os.splice(end.fileno(), sink, int(sys.argv[3])):
-    while n: n -= os.splice(source, out.fileno(), n)";
+    while n: n -= os.splice(source, out.fileno(), n)
+print('all', flush=True)
+sys.stdin.read()";
     const SINK: &str = "import hashlib, socket, sys
 listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
 end, _ = listener.accept()
@@ -571,17 +573,24 @@ print(sent.hexdigest())";
     let start =
         |program: &str, words: &str| lab.eager("python3").args(["-c", program]).words(words);
     let sink = start(SINK, &beyond.to_string()).spawn().listening(beyond);
-    let relay = start(RELAY, &format!("{port} {beyond} {piece}"));
+    let input = lab.dir().join("input");
+    let open = process::fifo(&input);
+    let relay = start(RELAY, &format!("{port} {beyond} {piece}")).stdin(&input);
     let relay = relay.spawn().listening(port);
     let sent = start(SOURCE, &port.to_string()).finish().ok();
+    let passed_on = || relay.stdout() == "all\n";
+    let done = net::wait_until(Duration::from_secs(30), passed_on);
+    assert!(done, "{}", relay.stderr());
+    let rows = match plain_only() {
+        true => Vec::new(),
+        false => lab.sockets(),
+    };
+    drop(open);
     relay.finish().ok();
     assert_eq!(sink.finish().ok(), sent);
     lab.assert_clean();
-    let stats = lab.settled();
-    (
-        stats.share_smc(&Stats::zero()),
-        stats.fallbacks(reason::SPLICED),
-    )
+    let left = rows.iter().filter(|row| row.is_tcp_for(reason::SPLICED));
+    (lab.settled().share_smc(&Stats::zero()), left.count())
 }
 
 /// What TCP passes on by reference is copied to and from a ring: a relay that splices in bulk is left on TCP, at both

@@ -289,7 +289,8 @@ pub fn leave(sock: Sock, code: u32) -> bool {
             }
         }
     }
-    if sock.step.load(Relaxed) == step::ESTABLISHED {
+    // A handshake that was declined has its own.
+    if sock.step.load(Relaxed) < step::DECLINE {
         sock.reason(code);
     }
     epoll::restore(sock.conn);
