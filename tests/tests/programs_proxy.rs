@@ -1,10 +1,11 @@
 //! haproxy and nginx as reverse proxies, and Apache: every connection has the shim at both ends.
 
+use protocol::reason;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 use tests::stage::{Stage, same_and_fast};
-use tests::{Running, net, rounds, stream};
+use tests::{Lab, Running, Stats, net, plain_only, process, rounds, stream};
 
 fn mib() -> usize {
     rounds(32, 256)
@@ -234,4 +235,67 @@ fn apache_prefork() {
 #[test]
 fn apache_event() {
     with_apache("event");
+}
+
+/// Passes 32 MiB on by splices of that length through a relay. Gives what of all bytes went over SMC, and how many
+/// connections were left to TCP for being spliced.
+fn spliced(piece: usize) -> (f64, usize) {
+    const RELAY: &str = "import os, socket, sys
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+end, _ = listener.accept()
+out = socket.create_connection(('127.0.0.1', int(sys.argv[2])))
+source, sink = os.pipe()
+while n := os.splice(end.fileno(), sink, int(sys.argv[3])):
+    while n: n -= os.splice(source, out.fileno(), n)
+print('all', flush=True)
+sys.stdin.read()";
+    const SINK: &str = "import hashlib, socket, sys
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+end, _ = listener.accept()
+seen = hashlib.sha256()
+while data := end.recv(1 << 16): seen.update(data)
+print(seen.hexdigest())";
+    const SOURCE: &str = "import hashlib, random, socket, sys
+end = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
+sent = hashlib.sha256()
+for i in range(512):
+    data = random.Random(i).randbytes(1 << 16)
+    sent.update(data)
+    end.sendall(data)
+print(sent.hexdigest())";
+    let lab = Lab::start();
+    let (port, beyond) = (net::free_port(), net::free_port());
+    let start =
+        |program: &str, words: &str| lab.eager("python3").args(["-c", program]).words(words);
+    let sink = start(SINK, &beyond.to_string()).spawn().listening(beyond);
+    let input = lab.dir().join("input");
+    let open = process::fifo(&input);
+    let relay = start(RELAY, &format!("{port} {beyond} {piece}")).stdin(&input);
+    let relay = relay.spawn().listening(port);
+    let sent = start(SOURCE, &port.to_string()).finish().ok();
+    let passed_on = || relay.stdout() == "all\n";
+    let done = net::wait_until(Duration::from_secs(30), passed_on);
+    assert!(done, "{}", relay.stderr());
+    let rows = match plain_only() {
+        true => Vec::new(),
+        false => lab.sockets(),
+    };
+    drop(open);
+    relay.finish().ok();
+    assert_eq!(sink.finish().ok(), sent);
+    lab.assert_clean();
+    let left = rows.iter().filter(|row| row.is_tcp_for(reason::SPLICED));
+    (lab.settled().share_smc(&Stats::zero()), left.count())
+}
+
+/// What TCP passes on by reference is copied to and from a ring: a relay that splices in bulk is left on TCP, at both
+/// of its ends; one that passes on small pieces is not.
+#[test]
+fn a_bulk_splicer_stays_on_tcp() {
+    let (long, left) = spliced(1 << 20);
+    let (short, stayed) = spliced(4096);
+    if !plain_only() {
+        assert_eq!((left, stayed), (2, 0));
+        assert!(long < 0.5 && short > 0.8, "{long} and {short} over SMC");
+    }
 }
