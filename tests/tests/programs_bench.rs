@@ -39,14 +39,14 @@ fn sockperf(client: &str, how: Mode) {
 #[test]
 fn sockperf_ping_pong() {
     sockperf(
-        "ping-pong --mps 2500000 -m 14 --data-integrity",
+        "ping-pong --mps 4000000 -m 14 --data-integrity",
         Mode::NoCopy,
     );
 }
 
 #[test]
 fn sockperf_ping_pong_copy() {
-    sockperf("ping-pong --mps 2500000 -m 14 --data-integrity", Mode::Copy);
+    sockperf("ping-pong --mps 4000000 -m 14 --data-integrity", Mode::Copy);
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn both_ends_meet() {
         .listening(port);
     smc_run(&lab)
         .words(&format!(
-            "sockperf ping-pong --mps 2500000 --tcp -i 127.0.0.1 -p {port} -t 1"
+            "sockperf ping-pong --mps 4000000 --tcp -i 127.0.0.1 -p {port} -t 1"
         ))
         .finish()
         .ok();

@@ -11,7 +11,7 @@ pub fn all() -> Vec<Workload> {
             servers: sockperf_server,
             // In its own fastest mode sockperf has room for 600,000 messages a second, and fails when
             // it meets more; this rate is above what it reaches and so never holds it back.
-            client: |p| sockperf(p, "ping-pong --mps 2500000", 14),
+            client: |p| sockperf(p, "ping-pong --mps 4000000", 14),
             result: reading::sockperf_latency,
             limit: Some(|_| "ping-pong 14".into()),
             // sockperf counts half a round trip.
