@@ -207,7 +207,7 @@ static void child_closes_all(void)
     show(f.ep, 0);
 }
 
-/* The parent closes the connection and the set; the child goes on with both. */
+/* The parent closes the set; the child goes on with it and its connection. */
 static void goes_on(void *arg)
 {
     struct family *f = arg;
@@ -221,7 +221,8 @@ static void goes_on(void *arg)
     pass_turn(to_parent);
 }
 
-static void handed_to_the_child(void)
+/* The parent keeps the connection, or not. */
+static void closes_the_set(int keeps)
 {
     struct family f;
     start(&f, EPOLL_CLOEXEC);
@@ -229,11 +230,23 @@ static void handed_to_the_child(void)
     add(f.ep, f.p.client, EPOLLIN, 2);
     pid_t child = spawn_child('B', goes_on, &f);
     three_bytes(&f.p);
-    close(f.p.server);
-    close(f.p.client);
+    if (!keeps) {
+        close(f.p.server);
+        close(f.p.client);
+    }
     close(f.ep);
     child_next();
     join_child(child);
+}
+
+static void handed_to_the_child(void)
+{
+    closes_the_set(0);
+}
+
+static void set_closed_by_its_maker(void)
+{
+    closes_the_set(1);
 }
 
 static void puts_another_in_its_place(void *arg)
@@ -267,20 +280,6 @@ static void entry_used_again(void)
     show(f.ep, 1000);
     child_next();
     show(f.ep, 0);
-    join_child(child);
-}
-
-/* The parent closes the set, and keeps the connection. */
-static void set_closed_by_its_maker(void)
-{
-    struct family f;
-    start(&f, EPOLL_CLOEXEC);
-    add(f.ep, f.p.server, ALL, 1);
-    add(f.ep, f.p.client, EPOLLIN, 2);
-    pid_t child = spawn_child('B', goes_on, &f);
-    three_bytes(&f.p);
-    close(f.ep);
-    child_next();
     join_child(child);
 }
 

@@ -39,18 +39,25 @@ static void goes_on(const struct scene *s)
     }
 }
 
+/* The connection leaves its ring, for the set is polled. What the others have is told once, and what comes to the
+ * last of them later. */
+static void told_once(const struct scene *s, int later)
+{
+    R(poll_mask(s->ep, POLLIN, 0));
+    show(s->ep, 0);
+    R(poll_mask(s->ep, POLLIN, 0));
+    MUST(eventfd_write(later, 1));
+    show(s->ep, 0);
+    goes_on(s);
+}
+
 /* A registration that cannot be changed. */
 static void exclusive(void)
 {
     struct scene s = start();
     event(s.ep, 1, EPOLLIN | EPOLLET | EPOLLEXCLUSIVE, 2);
     int later = event(s.ep, 0, EPOLLIN | EPOLLET | EPOLLEXCLUSIVE, 3);
-    R(poll_mask(s.ep, POLLIN, 0));
-    show(s.ep, 0);
-    R(poll_mask(s.ep, POLLIN, 0));
-    MUST(eventfd_write(later, 1));
-    show(s.ep, 0);
-    goes_on(&s);
+    told_once(&s, later);
 }
 
 /* Several descriptors with the same data, of which all but one have something. */
@@ -61,12 +68,7 @@ static void equal_data(void)
     event(s.ep, 1, EPOLLIN | EPOLLET | EPOLLONESHOT, 2);
     event(s.ep, 1, EPOLLIN | EPOLLONESHOT, 2);
     int later = event(s.ep, 0, EPOLLIN | EPOLLET, 2);
-    R(poll_mask(s.ep, POLLIN, 0));
-    show(s.ep, 0);
-    R(poll_mask(s.ep, POLLIN, 0));
-    MUST(eventfd_write(later, 1));
-    show(s.ep, 0);
-    goes_on(&s);
+    told_once(&s, later);
 }
 
 /* More than are taken at a time. */
