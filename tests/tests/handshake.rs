@@ -286,3 +286,27 @@ fn corrupted_bytes() {
     drop(session);
     lab.assert_clean();
 }
+
+/// A small message is read from beside the cursor, and put there: what lies in the ring for it is something else here.
+#[test]
+fn small_messages_lie_beside_the_cursor() {
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let (server, port) = server(&lab);
+    let mut session = Session::join(&lab.socket());
+    let (mut link, ended) = as_client(&mut session, port, Stage::Proposal, &Fault::None);
+    assert_eq!(ended, Ended::Established);
+    link.exchange_on_rings(1000);
+    for n in [1, 4, 14, 35, 36] {
+        let message: Vec<u8> = (1..=n).collect();
+        assert_eq!(link.echo_beside(&message), message);
+        // And a long one, which is not taken for the last small one.
+        link.exchange_on_rings(40);
+    }
+    drop(link);
+    server.stop();
+    drop(session);
+    lab.assert_clean();
+}

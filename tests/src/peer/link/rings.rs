@@ -4,7 +4,7 @@ use super::{Link, PATIENCE};
 use crate::stream::Stream;
 use protocol::shm::pair::Carrier;
 use protocol::shm::ring::Span;
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
 impl Link {
@@ -38,9 +38,61 @@ impl Link {
         self.pair.group.ring_all();
     }
 
+    /// Puts bytes that have room into the ring, where they are not published yet.
+    fn fill(&self, bytes: &[u8]) {
+        let (ring, size) = self.pair.ring(&self.pair.paired.peer);
+        each_part(self.producer.span(bytes.len() as u32), |at, range| {
+            assert!(at as usize + range.len() <= size as usize);
+            // SAFETY: a place in the ring.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    bytes[range.clone()].as_ptr(),
+                    ring.add(at as usize),
+                    range.len(),
+                );
+            }
+        });
+    }
+
+    /// Sends a small message to a program that echoes, with other bytes in the ring than beside the cursor, and
+    /// gives what comes back beside the cursor.
+    pub fn echo_beside(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let n = bytes.len() as u32;
+        let known = self.producer.refresh(self.pair.own());
+        known.expect("the library publishes good cursors");
+        assert!(self.tx_ring && self.rx_ring && self.producer.free() >= n);
+        self.fill(&vec![0xee; bytes.len()]);
+        let here = self.producer.produced.position;
+        self.pair.peer().put_small(here, n, |words| {
+            for (word, part) in words.iter().zip(bytes.chunks(4)) {
+                let mut all = [0; 4];
+                all[..part.len()].copy_from_slice(part);
+                word.store(u32::from_ne_bytes(all), Relaxed);
+            }
+        });
+        let place = self.producer.after(n);
+        self.producer.publish_as_is(self.pair.peer(), place);
+        self.wake();
+        let end = Instant::now() + PATIENCE;
+        while self.consumer.available() == 0 {
+            assert!(Instant::now() < end, "no echo");
+            std::thread::sleep(Duration::from_micros(50));
+            let known = self.consumer.refresh(self.pair.own());
+            known.expect("the library publishes good cursors");
+        }
+        let (here, mut back) = (self.consumer.consumed.position, Vec::new());
+        let whole = self.pair.own().take_small(here, n, |words| {
+            back.extend(words.iter().flat_map(|w| w.load(Relaxed).to_ne_bytes()));
+        });
+        back.truncate(bytes.len());
+        let mut in_the_ring = vec![0; bytes.len()];
+        self.take_ring(&mut in_the_ring);
+        assert!(whole && back == in_the_ring, "{back:?} and {in_the_ring:?}");
+        back
+    }
+
     /// Sends over the ring, all of it.
     pub fn send_ring(&mut self, mut bytes: &[u8]) {
-        let (ring, size) = self.pair.ring(&self.pair.paired.peer);
         let end = Instant::now() + PATIENCE;
         while !bytes.is_empty() {
             let known = self.producer.refresh(self.pair.own());
@@ -52,17 +104,7 @@ impl Link {
                 continue;
             }
             let (now, rest) = bytes.split_at(n as usize);
-            each_part(self.producer.span(n), |at, range| {
-                assert!(at as usize + range.len() <= size as usize);
-                // SAFETY: a place in the ring.
-                unsafe {
-                    std::ptr::copy_nonoverlapping(
-                        now[range.clone()].as_ptr(),
-                        ring.add(at as usize),
-                        range.len(),
-                    );
-                }
-            });
+            self.fill(now);
             let place = self.producer.after(n);
             self.producer.publish(self.pair.peer(), place);
             self.wake();
