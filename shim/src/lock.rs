@@ -50,6 +50,27 @@ fn stack_pointer() -> u64 {
     sp
 }
 
+/// Publishes a position that a [`Lock`] protects, whose holder calls this: `to` in place of `from`. False: a signal
+/// handler of this thread has moved it meanwhile. Nobody else could, so one instruction is enough, and no bus lock,
+/// which would wait for all that was written before.
+#[inline]
+pub fn publish(position: &AtomicU64, from: u64, to: u64) -> bool {
+    let done: u8;
+    // SAFETY: writes the atomic as a store of its own does: x86-64 stores have Release order.
+    unsafe {
+        std::arch::asm!(
+            "cmpxchg qword ptr [{at}], {to}",
+            "sete {done}",
+            at = in(reg) position.as_ptr(),
+            to = in(reg) to,
+            done = out(reg_byte) done,
+            inout("rax") from => _,
+            options(nostack)
+        );
+    }
+    done != 0
+}
+
 #[derive(Debug, Default)]
 #[repr(C)]
 pub struct Lock {

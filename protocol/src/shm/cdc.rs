@@ -191,6 +191,15 @@ pub const fn update_limit(size: u32) -> u64 {
     if tenth > 2304 { tenth } else { 2304 }
 }
 
+/// Whether a receiver that has taken `owed` bytes beyond what it has confirmed, the last `n` of them now, is to look
+/// at the peer's cursor and flags again, to learn whether it owes an update: once for each [`update_limit`]. Each
+/// look takes a cache line away from a peer that is writing there.
+#[inline]
+pub const fn update_may_be_owed(size: u32, owed: u64, n: u32) -> bool {
+    let limit = update_limit(size);
+    owed > limit && (owed - 1) / limit != owed.saturating_sub(n as u64 + 1) / limit
+}
+
 /// Whether a receiver owes a consumer update (the rule of `smc_tx_consumer_update`).
 ///
 /// `confirmed` is the consumer position published last, `consumed` the real one, `produced` the
@@ -345,5 +354,23 @@ mod tests {
             !owes_update(size, 0, 6553, 65_536, flag::WRITE_BLOCKED),
             "at most a tenth"
         );
+    }
+
+    /// A receiver of small messages that uses up what it knows of looks once for each tenth of the ring, and at the
+    /// first byte at which an update can be owed.
+    #[test]
+    fn looks_are_seldom() {
+        let size = 65_536;
+        let limit = update_limit(size);
+        for n in [1, 7, 6553, 6554, 40_000] {
+            let looks = (1..).map(|i| i * n).take_while(|at| *at <= 65_536);
+            let looks: Vec<_> = looks
+                .filter(|at| update_may_be_owed(size, *at, n as u32))
+                .collect();
+            let first = (limit / n + 1) * n;
+            assert_eq!(looks[0], first);
+            let most = 65_536 / n.max(limit);
+            assert!((most - 1..=most).contains(&(looks.len() as u64)));
+        }
     }
 }

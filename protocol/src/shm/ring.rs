@@ -272,10 +272,9 @@ impl Consumer {
         self.consumed.advance(n, self.size)
     }
 
-    /// Whether so much was taken since the last update that one may be owed: then the peer's cursor and
-    /// flags have to be looked at, otherwise what is known of them will do.
-    pub const fn may_owe_update(&self) -> bool {
-        self.consumed.position - self.confirmed > cdc::update_limit(self.size)
+    /// After `n` bytes more were taken: [`cdc::update_may_be_owed`].
+    pub const fn may_owe_update(&self, n: u32) -> bool {
+        cdc::update_may_be_owed(self.size, self.consumed.position - self.confirmed, n)
     }
 
     /// Whether the consumer cursor has to be published now.

@@ -4,7 +4,7 @@
 
 use super::{Conn, Sock, flag, rx, tx};
 use crate::iov::Iov;
-use crate::{clock, copy};
+use crate::{clock, copy, lock};
 use protocol::shm::cdc::{self, Cursor, Place};
 use protocol::shm::pair::Carrier;
 use protocol::shm::ring::{DmbHeader, Span, base_of, rebase, span};
@@ -49,9 +49,11 @@ fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
     let room = (iov.len - skip).min(size as usize) as u32;
     // The line of the peer's cursor stays with the peer while what was seen before is enough.
     let looked = known < room;
-    let mut there = known;
+    let (mut there, mut peer) = (known, 0);
     if looked {
         there = published(own, here, size).filter(|n| *n >= known && *n != 0)?;
+        // Both from one line, which the peer may want back.
+        peer = own.consumer.load(Acquire);
         rx.base.store(base_of(own, size).ok()?, Relaxed);
         rx.produced.store(before + u64::from(there), Relaxed);
     }
@@ -67,17 +69,19 @@ fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
     }
     let after = before + u64::from(n);
     // A signal handler may have received while we copied.
-    rx.consumed
-        .compare_exchange(before, after, AcqRel, Acquire)
-        .ok()?;
+    if !lock::publish(&rx.consumed, before, after) {
+        return None;
+    }
     slot.counts(sock.role()).taken.store(after, Release);
     sock.row().smc_rx.count(n);
     let owed = after - rx.confirmed.load(Relaxed);
-    if looked || owed > cdc::update_limit(size) {
-        if !looked {
-            there = published(own, here, size).map_or(there, |n| n.max(there));
-        }
-        let (_, flags) = Cursor::from_word(own.consumer.load(Acquire));
+    let again = !looked && cdc::update_may_be_owed(size, owed, n);
+    if again {
+        there = published(own, here, size).map_or(there, |n| n.max(there));
+        peer = own.consumer.load(Acquire);
+    }
+    if looked || again {
+        let (_, flags) = Cursor::from_word(peer);
         let produced = before + u64::from(there);
         if cdc::owes_update(size, after - owed, after, produced, flags) {
             rx::confirm(&sock, here.advance(n, size), flags);
@@ -156,11 +160,7 @@ fn put(sock: Sock, iov: &Iov, skip: usize, n: u32) -> Option<usize> {
     iov.copy_to_ring(skip, sock.peer_ring(), span, false);
     let after = before + u64::from(n);
     // Else a signal handler has sent while we copied, and has left its mark.
-    if tx
-        .produced
-        .compare_exchange(before, after, AcqRel, Acquire)
-        .is_err()
-    {
+    if !lock::publish(&tx.produced, before, after) {
         tx.produced.fetch_and(!tx::INTERRUPTED, AcqRel);
         return None;
     }

@@ -2,7 +2,7 @@
 
 use super::{Conn, Sock, died, flag, handshake, quick, ready, revert};
 use crate::iov::Iov;
-use crate::{clock, copy, epoll, lgr, os, wait};
+use crate::{clock, copy, epoll, lgr, lock, os, wait};
 use protocol::shm::cdc::{self, Cursor, Place};
 use protocol::shm::pair::{Carrier, PairSlot};
 use protocol::shm::ring::{DmbHeader, Producer, Span};
@@ -352,12 +352,7 @@ fn move_data(from: *const u8, to: *mut u8, span: Span, far: bool) {
 fn publish(sock: Sock, producer: &mut Producer, n: u32, peer: &DmbHeader) -> bool {
     let before = producer.produced.position;
     let after = producer.after(n);
-    if sock
-        .tx
-        .produced
-        .compare_exchange(before, after.position, AcqRel, Acquire)
-        .is_err()
-    {
+    if !lock::publish(&sock.tx.produced, before, after.position) {
         sock.tx.produced.fetch_and(!INTERRUPTED, AcqRel);
         return false;
     }

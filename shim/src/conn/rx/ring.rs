@@ -3,7 +3,7 @@
 use super::{Got, Sink, confirm, consumer, left_behind, tcp};
 use crate::conn::{Conn, Sock, died, flag, revert};
 use crate::iov::pour;
-use crate::{clock, os, trace};
+use crate::{clock, lock, os, trace};
 use protocol::shm::cdc::{self, Cursor};
 use protocol::shm::pair::{Carrier, Direction, PairSlot};
 use protocol::shm::ring::{Consumer, DmbHeader, Span};
@@ -39,12 +39,7 @@ pub fn from_ring(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
         let before = consumer.consumed.position;
         consumer.consumed = consumer.after(n);
         let after = consumer.consumed.position;
-        if sock
-            .rx
-            .consumed
-            .compare_exchange(before, after, AcqRel, Acquire)
-            .is_err()
-        {
+        if !lock::publish(&sock.rx.consumed, before, after) {
             // A signal handler received while we copied: what we copied is its, ours comes next.
             return None;
         }
@@ -52,7 +47,7 @@ pub fn from_ring(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
             slot.counts(sock.role()).taken.store(after, Release);
         }
         sock.row().smc_rx.count(n);
-        if !looked && consumer.may_owe_update() {
+        if !looked && consumer.may_owe_update(n) {
             looked = look(sock, own, &mut consumer);
         }
         if looked {
