@@ -37,6 +37,16 @@ pub fn prefetch(at: *const u8) {
     unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
 }
 
+/// Asks for the cache line at `at`, which may be any address, to write there. Processors that do not know the
+/// instruction pass over it.
+#[inline]
+pub fn prefetch_for_write(at: *const u8) {
+    // SAFETY: a hint, which faults nowhere.
+    unsafe {
+        std::arch::asm!("prefetchw [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly))
+    };
+}
+
 /// Whether memcpy fetches the lines that it is about to overwrite. Asked once: the instruction is slow, more
 /// so in a virtual machine.
 fn fetches() -> bool {

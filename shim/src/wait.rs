@@ -201,6 +201,9 @@ pub fn spun(score: &AtomicU32, hit: bool) {
 
 const GATHER_NS: u64 = 200;
 
+/// Cache lines of the payload for which a receive that spins asks.
+const LINES: usize = 4;
+
 /// Spins until `ready(how often it was asked)` or the budget ends. Without sched_yield: where cores are short it
 /// gives away a slice to each of the others, milliseconds for a wait of microseconds.
 pub fn spin(mut ready: impl FnMut(u32) -> bool) -> bool {
@@ -260,16 +263,19 @@ pub fn spin_for(sock: Sock, want: Want) -> bool {
     if want != Want::Out && one_way(&sock) {
         gather();
     }
-    // The line of the payload comes with that of the cursor instead of after it. After a small message, which
+    // The first lines of the payload come with that of the cursor instead of after it. After a small message, which
     // lies in that line as well, it is left to the peer, who writes there next.
-    let payload = match want {
-        Want::In | Want::Urgent if !own.has_small() => sock
-            .own_ring()
-            .wrapping_add(rx::consumer(&sock).span(1).at as usize),
-        _ => std::ptr::from_ref(own).cast_mut().cast(),
+    let (payload, lines) = match want {
+        Want::In | Want::Urgent if !own.has_small() => {
+            let at = rx::consumer(&sock).span(1).at as usize;
+            (sock.own_ring().wrapping_add(at), LINES)
+        }
+        _ => (std::ptr::from_ref(own).cast_mut().cast(), 1),
     };
     let hit = spin(|turn| {
-        copy::prefetch(payload);
+        for line in 0..lines {
+            copy::prefetch(payload.wrapping_add(64 * line));
+        }
         word.load(Relaxed) != seen || turn == 0 && hint(sock, want)
     });
     spun(&sock.rx.spin, hit);

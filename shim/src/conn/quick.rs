@@ -112,6 +112,8 @@ pub fn send(sock: Sock, iov: &Iov, skip: usize) -> Option<usize> {
     if len == 0 || len >= copy::LONG || !usual || sock.owed.load(Relaxed) != 0 {
         return None;
     }
+    // The reader has it, and looks at it: it comes while everything else is done.
+    copy::prefetch_for_write(std::ptr::from_ref(sock.peer()?).cast());
     let held = sock.tx.lock.try_lock()?;
     let put = match held.nested() || !sock.tx_ring() {
         true => None,
