@@ -2,7 +2,7 @@
 //! and bring some.
 
 use crate::calls::msg::MOST;
-use crate::conn::{passed, revert};
+use crate::conn::{passed, ready, revert};
 use crate::fds::{self, Meaning};
 use crate::{epoll, errno, iov, real};
 use libc::{c_int, c_uint, cmsghdr, mmsghdr, msghdr, ssize_t, timespec};
@@ -177,7 +177,10 @@ unsafe fn come(msg: *const msghdr, flags: c_int) {
             }
             true
         };
-        // SAFETY: likewise.
-        errno::keep(|| unsafe { descriptors(msg, each) });
+        errno::keep(|| {
+            // SAFETY: likewise.
+            unsafe { descriptors(msg, each) };
+            ready::catch_up();
+        });
     }
 }

@@ -24,6 +24,10 @@ struct Patience {
     urgent: bool,
     /// Longest sleep before a look at what nobody rings for.
     nap: Option<u64>,
+    /// Whatever ends a wait, what is there by then is taken first: SO_RCVLOWAT may have kept it from ending the wait.
+    takes_first: bool,
+    /// What ended the wait, while that is taken.
+    over: Option<Stop>,
 }
 
 /// Why a call stops waiting.
@@ -45,6 +49,8 @@ impl Patience {
             deadline: None,
             urgent: false,
             nap: None,
+            takes_first: false,
+            over: None,
         }
     }
 
@@ -107,10 +113,24 @@ impl Patience {
     /// Waits for the next step of a call that has moved `done` bytes. Gives the call's result when it
     /// is over instead.
     fn more(&mut self, want: Want, done: usize) -> Option<ssize_t> {
-        if want != Want::Out {
-            ready::service(self.sock);
-        }
-        let stop = self.wait(want, done).err()?;
+        let over = self.over.take();
+        let stop = if let Some(stop) = over {
+            stop
+        } else {
+            if want != Want::Out {
+                ready::service(self.sock);
+            }
+            let stop = self.wait(want, done).err()?;
+            if self.takes_first
+                && !self.nonblock
+                && !matches!(stop, Stop::Closed)
+                && let Some(sock) = kept::again(self.sock)
+            {
+                (self.sock, self.over) = (sock, Some(stop));
+                return None;
+            }
+            stop
+        };
         Some(match done {
             0 => errno::fail(stop.errno()),
             n => n as ssize_t,
@@ -145,6 +165,8 @@ pub fn receive(
         1
     };
     let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
+    // A splice looks for a signal first.
+    patience.takes_first = !matches!(sink_at(0), Sink::Descriptor(..));
     let mut done = 0usize;
     let wants = Wants { len, target, flags };
     let nonblock = patience.nonblock;
@@ -189,7 +211,8 @@ fn receive_steps(
                     0 => n,
                     _ => n + rx::peek_beyond(sock, n, sink_at(n), wants.flags),
                 };
-                if n >= wants.target || patience.nonblock || !more_to_peek(sock, patience, n) {
+                let last = patience.nonblock || patience.over.is_some();
+                if n >= wants.target || last || !more_to_peek(sock, patience, n) {
                     return Some(n as ssize_t);
                 }
             }

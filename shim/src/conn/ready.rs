@@ -1,8 +1,9 @@
 //! Readiness of a connection: what poll, select and epoll report.
 
 use super::{Sock, died, flag, handshake, onto_ring, phase, revert, rx, tx};
-use crate::os;
-use protocol::shm::pair::{Carrier, GateState};
+use crate::{fds, os};
+use protocol::shm::pair::{Carrier, GateState, PairSlot};
+use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
 
 pub const IN: i16 = libc::POLLIN | libc::POLLRDNORM;
@@ -55,6 +56,20 @@ pub fn service(sock: Sock) {
         }
         sock.tx.lock.unlock(held);
     }
+}
+
+/// A descriptor has come from another process. It may be the other end of a connection of this one, or a set with it,
+/// and what lies unread on its ring waits for this end.
+pub fn catch_up() {
+    let waits = |sock: &Sock| {
+        let direction = |slot: &PairSlot| slot.direction(sock.role()).load();
+        sock.phase() == phase::PAIRED
+            && sock.tx_ring()
+            && sock
+                .slot()
+                .is_some_and(|slot| direction(slot).carrier == Carrier::Frozen)
+    };
+    fds::socks(0, c_int::MAX).filter(waits).for_each(service);
 }
 
 /// Whether the receiving direction is on the ring, but goes on over TCP behind what lies there.

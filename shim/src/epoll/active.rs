@@ -8,6 +8,7 @@
 use super::mine::Mine;
 use super::reg::{self, Reg, state};
 use super::set::{self, Set};
+use super::shown;
 use super::table::View;
 use crate::conn::ready;
 use crate::conn::{Conn, Sock, flag, phase, tx};
@@ -256,6 +257,8 @@ impl Set {
                 // A relative has removed it, or given it back to the kernel.
                 state::FREE | state::KERNEL | state::TAGGED => self.disown(view, mine),
                 _ if !mine.is_of(reg) || reg.over() => self.disown(view, mine),
+                state::SHOWN if shown::is_over(reg) => self.disown(view, mine),
+                state::SHOWN => {}
                 // The peer is not to ring for it. It is watched again when it is revived.
                 state::DORMANT => self.unlist(view, mine),
                 _ => self.cool_ours(view, reg, mine),

@@ -1,9 +1,9 @@
 //! How a connection's registrations become ours, and the program's again.
 
-use super::dormant;
 use super::reg::{self, Reg, state};
 use super::set::{self, Set};
 use super::table::Table;
+use super::{dormant, shown};
 use crate::conn::ready::IN;
 use crate::conn::{Conn, Sock, flag};
 use crate::os;
@@ -130,6 +130,7 @@ fn give_back(table: &'static Table, conn: &Conn, reg: &'static Reg) {
     match reg.state.load(Relaxed) {
         state::OURS => {}
         state::DORMANT => return dormant::bury(table, conn, reg),
+        state::SHOWN => return shown::settle(set, reg),
         _ => return,
     }
     let fired = reg.disarmed.load(Relaxed) != 0;
@@ -170,7 +171,7 @@ pub fn tell_again(reg: &Reg) {
 }
 
 /// The registration is the program's own again in the kernel's set. The caller holds the lists.
-fn own(set: &Set, reg: &Reg) {
+pub fn own(set: &Set, reg: &Reg) {
     let events = match reg.disarmed.load(Relaxed) {
         0 => reg.asked(),
         _ => libc::EPOLLONESHOT as u32,
@@ -181,16 +182,6 @@ fn own(set: &Set, reg: &Reg) {
         if events & libc::EPOLLONESHOT as u32 != 0 {
             set.once.store(1, Release);
         }
-        reg.state.store(state::KERNEL, Release);
-        set.dropped(reg);
-    }
-}
-
-/// Takes our tag out, for those who would not know it. The caller holds the lists.
-pub fn surrender(table: &'static Table, set: &Set, conn: &Conn, reg: &'static Reg) {
-    match reg.state.load(Relaxed) {
-        state::OURS | state::TAGGED => own(set, reg),
-        state::DORMANT => dormant::bury(table, conn, reg),
-        _ => {}
+        shown::settle(set, reg);
     }
 }

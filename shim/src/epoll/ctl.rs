@@ -4,7 +4,7 @@ use super::reg::{self, Reg, state};
 use super::set::Set;
 use super::share::{adopt, let_go};
 use super::table::Table;
-use super::{convert, dormant};
+use super::{convert, dormant, shown};
 use crate::conn::{Sock, flag, phase, rx, step};
 use crate::{errno, os, real};
 use std::ffi::c_int;
@@ -94,8 +94,7 @@ fn locked(
             Some(reg) if reg.state.load(Relaxed) == state::OURS && !may_be_ours(set, sock) => {
                 kernel(event)?;
                 reg.arm(&event);
-                reg.state.store(state::KERNEL, Release);
-                set.dropped(reg);
+                shown::settle(set, reg);
                 Ok(true)
             }
             Some(reg) if reg.state.load(Relaxed) == state::OURS => {
@@ -119,7 +118,7 @@ fn locked(
                 kernel(event)?;
                 if let Some(reg) = known {
                     reg.arm(&event);
-                    reg.state.store(state::KERNEL, Release);
+                    shown::settle(set, reg);
                 }
                 Ok(true)
             }

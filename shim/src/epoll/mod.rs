@@ -15,6 +15,7 @@ mod reg;
 mod report;
 mod set;
 mod share;
+mod shown;
 mod sift;
 mod table;
 mod wait;

@@ -24,6 +24,8 @@ pub mod state {
     /// As the program made it, but for our tag: what has been told is not to be told again, see
     /// [`super::super::convert`].
     pub const TAGGED: u32 = 4;
+    /// As the program made it; what lies on the ring is told of beside, see [`super::super::shown`].
+    pub const SHOWN: u32 = 5;
 }
 
 /// What all know who have the set, see [`table`].
@@ -158,6 +160,11 @@ impl Reg {
 
     pub fn converted(&self) -> bool {
         matches!(self.state.load(Acquire), state::OURS | state::DORMANT)
+    }
+
+    /// Whether this process may have something to report of it.
+    pub fn told_here(&self) -> bool {
+        self.converted() || self.state.load(Acquire) == state::SHOWN
     }
 
     #[inline]

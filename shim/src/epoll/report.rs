@@ -4,8 +4,8 @@
 //! bytes have arrived, room has come, or an end was seen since it heard last. So a change of the
 //! carrier, which makes the kernel repeat itself, is no event.
 
-use super::afar;
 use super::reg::{Reg, state};
+use super::{afar, shown};
 use crate::conn::ready::{self, GONE, IN, OUT};
 use crate::conn::{Sock, flag, phase, rx, tx};
 use crate::os;
@@ -40,8 +40,10 @@ fn both(a: u32, b: u32) -> u64 {
 impl Reg {
     /// Events to report now. With `commit`, edges count as reported and one-shots disarm.
     pub fn report(&self, commit: bool) -> u32 {
-        if self.state.load(Acquire) != state::OURS || self.disarmed.load(Acquire) != 0 {
-            return 0;
+        match self.state.load(Acquire) {
+            state::OURS if self.disarmed.load(Acquire) == 0 => {}
+            state::SHOWN => return shown::report(self, commit),
+            _ => return 0,
         }
         let Some(sock) = self.sock() else {
             return afar::report(self, commit);

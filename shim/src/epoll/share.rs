@@ -4,7 +4,7 @@
 use super::reg::{self, Reg, state};
 use super::set::{self, KERNEL_ONLY, Set};
 use super::table::Table;
-use super::{afar, convert, dormant};
+use super::{afar, convert, dormant, shown};
 use crate::conn::{Conn, Sock, revert, rx};
 use crate::{family, fds, os};
 use protocol::reason;
@@ -36,7 +36,8 @@ pub fn adopt(index: u32) {
 pub fn passed(index: u32) {
     escape(index);
     if let Some(set) = set::get(index) {
-        set.surrender();
+        set.surrender(|_| true);
+        set.remove_bell();
     }
 }
 
@@ -58,16 +59,20 @@ pub fn before_program() {
     for set in set::live().filter(|set| !set.inherited() && set.known().is_some()) {
         let flags = os::fcntl(set.epfd(), libc::F_GETFD, 0);
         if !flags.is_ok_and(|flags| flags as c_int & libc::FD_CLOEXEC != 0) {
-            set.surrender();
+            set.surrender(off_ring);
         }
     }
+}
+
+fn off_ring(sock: Sock) -> bool {
+    !sock.on_ring()
 }
 
 /// From here on the process makes no system call but the program's own.
 pub fn surrender() {
     set::live()
         .filter(|set| !set.inherited())
-        .for_each(Set::surrender);
+        .for_each(|set| set.surrender(off_ring));
 }
 
 /// A connection goes back to TCP because a set could not see its ring.
@@ -82,6 +87,8 @@ pub fn let_go(sock: Sock) {
     };
     if left || by_tcp() {
         convert::restore(sock.conn);
+    } else {
+        shown::all(sock.conn);
     }
 }
 
@@ -95,7 +102,7 @@ impl Set {
             for reg in view.table.of(sock.conn).filter(|reg| self.has(reg)) {
                 if reg.state.load(Relaxed) == state::DORMANT {
                     dormant::bury(view.table, sock.conn, reg);
-                } else if reg.converted() {
+                } else if reg.told_here() {
                     members = true;
                     self.count_in(reg, sock.conn);
                 } else {
@@ -117,9 +124,15 @@ impl Set {
         if members {
             revert::unread_first(|sock| self.counts(view.table, sock.conn), let_go);
         }
-        let bell = self.bell.load(Acquire);
         // While a ring has to be drained first, the doorbell tells of it.
-        if !self.rings() && bell >= 0 {
+        if !self.rings() {
+            self.remove_bell();
+        }
+    }
+
+    fn remove_bell(&self) {
+        let bell = self.bell.load(Acquire);
+        if bell >= 0 {
             let mut none = libc::epoll_event { events: 0, u64: 0 };
             let _ = os::epoll_ctl(self.epfd(), libc::EPOLL_CTL_DEL, bell, &mut none);
         }
@@ -128,13 +141,13 @@ impl Set {
     /// Whether a registration of the connection is ours.
     fn counts(&self, table: &'static Table, conn: &Conn) -> bool {
         let held = table.lists.lock();
-        let found = table.of(conn).any(|reg| self.has(reg) && reg.converted());
+        let found = table.of(conn).any(|reg| self.has(reg) && reg.told_here());
         table.lists.unlock(held);
         found
     }
 
     /// Counts a registration as converted that a relative may have converted. The caller holds the lists.
-    fn count_in(&self, reg: &Reg, conn: &Conn) {
+    pub fn count_in(&self, reg: &Reg, conn: &Conn) {
         if self.active.prepare()
             && self.heat(reg, conn)
             && let Some(mine) = self.mine(reg)
@@ -144,14 +157,13 @@ impl Set {
         }
     }
 
-    /// All that the kernel has of a connection off the ring is the program's own again.
-    fn surrender(&self) {
+    /// All that the kernel has of those connections is the program's own again.
+    fn surrender(&self, which: impl Fn(Sock) -> bool) {
         let Some(table) = self.known() else { return };
-        for sock in fds::socks(0, c_int::MAX).filter(|sock| reg::any(sock.conn) && !sock.on_ring())
-        {
+        for sock in fds::socks(0, c_int::MAX).filter(|sock| reg::any(sock.conn) && which(*sock)) {
             let held = table.lists.lock();
             for reg in table.of(sock.conn).filter(|reg| self.has(reg)) {
-                convert::surrender(table, self, sock.conn, reg);
+                shown::surrender(table, self, sock.conn, reg);
             }
             table.lists.unlock(held);
         }

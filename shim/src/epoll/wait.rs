@@ -1,8 +1,8 @@
 //! epoll_wait on a set with converted registrations.
 
-use super::afar;
 use super::reg::{self, Reg, state};
 use super::set::{Set, Tagged};
+use super::{afar, shown};
 use crate::conn::tx;
 use crate::wait as threads;
 use crate::{clock, daemon, errno, family, lgr, os, real};
@@ -325,7 +325,10 @@ unsafe extern "C" fn wake_up(word: *mut c_void) {
 
 /// How long a sleep may last with a connection for which nobody rings.
 fn blind(set: &Set) -> Option<u64> {
-    (afar::any() && set.hot().any(afar::is_there)).then_some(threads::BLIND_NS)
+    let unheard = |reg| shown::unheard(reg) || afar::any() && afar::is_there(reg);
+    (set.foreign() || afar::any())
+        .then(|| set.hot().any(unheard))?
+        .then_some(threads::BLIND_NS)
 }
 
 /// A sleep with a full ring lasts no longer than the reader is given (see `tx::stalled`), and one
