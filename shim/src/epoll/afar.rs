@@ -175,7 +175,7 @@ fn look(reg: &Reg, conn: &'static Conn, commit: bool) -> u32 {
         return 0;
     }
     if events & libc::EPOLLET as u32 != 0 {
-        let mark = reg.mark_afar(sock, mask, announced);
+        let mark = reg.mark_afar(sock, announced);
         let told = &reg.reported;
         let last = told.load(Acquire);
         if mark == last || commit && told.compare_exchange(last, mark, AcqRel, Relaxed).is_err() {
@@ -210,8 +210,23 @@ pub fn outlived(sock: Sock) {
         super::share::let_go(sock);
     }
     let (used, left) = standing();
-    if left && !watch(sock) && used {
+    if left && watch(sock) {
+        told(sock);
+    } else if left && used {
         // Of all that is not in memory still the kernel can tell.
         super::convert::restore(sock.conn);
     }
+}
+
+/// What the program was told of is no news from afar.
+fn told(sock: Sock) {
+    reg::each(sock.conn, |table| {
+        for reg in table.of(sock.conn) {
+            if reg.state.load(Relaxed) == state::OURS && reg.report(false) == 0 {
+                let announced = reg.announced.seen().count();
+                let mark = reg.mark_afar(sock, announced);
+                reg.reported.store(mark, Release);
+            }
+        }
+    });
 }

@@ -206,10 +206,9 @@ impl Reg {
     }
 
     /// As [`Reg::mark`], where the kernel cannot be asked how much has come: it has told so often of something.
-    pub fn mark_afar(&self, sock: Sock, mask: i16, announced: u32) -> u64 {
-        let arrived = sock.rx.taken.load(Acquire) + rx::arrived(&sock);
+    pub fn mark_afar(&self, sock: Sock, announced: u32) -> u64 {
         let room = sock.tx.edges.load(Acquire);
-        mix([arrived, both(room, announced), mask as u16 as u64])
+        mix([rx::arrived(&sock), both(room, announced)])
     }
 
     /// Changes when [`Reg::mark`] may have changed, and costs no system call.
