@@ -24,7 +24,7 @@ struct Patience {
     urgent: bool,
     /// Longest sleep before a look at what nobody rings for.
     nap: Option<u64>,
-    /// Whatever ends a wait, what is there by then is taken first: SO_RCVLOWAT may have kept it from ending the wait.
+    /// Whatever ends a wait, what SO_RCVLOWAT has kept from ending it is taken first.
     takes_first: bool,
     /// What ended the wait, while that is taken.
     over: Option<Stop>,
@@ -125,6 +125,7 @@ impl Patience {
                 && !self.nonblock
                 && !matches!(stop, Stop::Closed)
                 && let Some(sock) = kept::again(self.sock)
+                && kept_back(sock)
             {
                 (self.sock, self.over) = (sock, Some(stop));
                 return None;
@@ -136,6 +137,11 @@ impl Patience {
             n => n as ssize_t,
         })
     }
+}
+
+/// Whether there may be bytes that did not end a wait. If not, all that is there is of the signal's handler.
+fn kept_back(sock: Sock) -> bool {
+    os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).is_ok_and(|least| least > 1)
 }
 
 impl Stop {
