@@ -287,6 +287,16 @@ static int run_step(struct step *s, const char *name)
         printf("%d kill\n", s->number);
         return collect(s);
     }
+    if (strcmp(name, "fork") == 0) {
+        struct mailbox *child = &shared->box[target];
+        if (atomic_load(&child->tid) != 0 && state(child)) {
+            printf("%d A%d %s: taken\n", s->number, s->actor, name);
+            return 1;
+        }
+        /* A child that came before has not done its last step: it ended in it. */
+        atomic_store(&child->done, atomic_load(&child->given));
+        atomic_store(&child->tid, 0);
+    }
     give(s);
     /* The program that is started takes its time, and ends by itself. So does a close that lingers, for as
      * long as the peer's kernel delays the acknowledgement of the FIN. */

@@ -387,10 +387,12 @@ static void op_odd(const struct step *s)
 
 static void op_fork(const struct step *s)
 {
+    /* The step is the next one's as soon as the parent goes on. */
+    int number = s->arg[0];
     pid_t pid = fork();
     if (pid == 0) {
         block = NULL;
-        actor_main(s->arg[0]);
+        actor_main(number);
     }
     say(pid > 0 ? "fork" : "no fork");
 }

@@ -13,6 +13,16 @@ const NOTHING: pollfd = pollfd {
     revents: 0,
 };
 
+/// What poll says of a number that means nothing.
+fn not_open(_: &pollfd) -> i16 {
+    libc::POLLNVAL
+}
+
+/// select refuses such a number when it begins. One that is closed while it sleeps is ready for everything.
+fn all_asked(one: &pollfd) -> i16 {
+    one.events
+}
+
 /// # Safety
 /// `fds` points to `count` entries of the program's, `mask` is null or a signal set.
 unsafe fn polling(
@@ -20,6 +30,7 @@ unsafe fn polling(
     count: nfds_t,
     timeout: Option<u64>,
     mask: *const sigset_t,
+    closed: fn(&pollfd) -> i16,
     kernel: impl FnOnce() -> c_int,
 ) -> c_int {
     // SAFETY: the caller's promise.
@@ -38,7 +49,7 @@ unsafe fn polling(
     let mask = (!mask.is_null()).then_some(mask);
     let result = if list.len() < pollset::SHORT {
         let mut scratch = [NOTHING; pollset::SHORT];
-        pollset::poll(list, &mut scratch, timeout, mask)
+        pollset::poll(list, &mut scratch, timeout, mask, closed)
     } else {
         let bytes = (list.len() + 1) * size_of::<pollfd>();
         match os::map_anonymous(bytes) {
@@ -46,7 +57,7 @@ unsafe fn polling(
                 // SAFETY: a fresh mapping of that size, unmapped below.
                 let scratch =
                     unsafe { std::slice::from_raw_parts_mut(at.cast::<pollfd>(), list.len() + 1) };
-                let result = pollset::poll(list, scratch, timeout, mask);
+                let result = pollset::poll(list, scratch, timeout, mask, closed);
                 os::munmap(at, bytes);
                 result
             }
@@ -91,7 +102,7 @@ pub unsafe fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     let kernel = || unsafe { real::poll(fds, count, timeout) };
     let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
     // SAFETY: likewise.
-    unsafe { polling(fds, count, limit, std::ptr::null(), kernel) }
+    unsafe { polling(fds, count, limit, std::ptr::null(), not_open, kernel) }
 }
 
 /// A timespec as nanoseconds: `None` for null, an error for one that the kernel refuses.
@@ -127,7 +138,7 @@ pub unsafe fn ppoll(
         return kernel();
     };
     // SAFETY: likewise.
-    unsafe { polling(fds, count, limit, mask, kernel) }
+    unsafe { polling(fds, count, limit, mask, not_open, kernel) }
 }
 
 /// poll's events for a descriptor in the read, write or except set, and the answers that put it
@@ -241,7 +252,7 @@ unsafe fn select_careful(
     };
     let (count, end) = (list.len() as nfds_t, timeout.map(clock::after));
     // SAFETY: the list itself.
-    let mut n = unsafe { polling(at, count, timeout, mask, kernel) };
+    let mut n = unsafe { polling(at, count, timeout, mask, all_asked, kernel) };
     if n < 0 || by_kernel {
         return n;
     }
@@ -262,7 +273,7 @@ unsafe fn select_careful(
             os::ppoll(list, left, mask).map_or_else(errno::fail, |n| n as c_int)
         };
         // SAFETY: likewise.
-        n = unsafe { polling(at, count, left, mask, rest) };
+        n = unsafe { polling(at, count, left, mask, all_asked, rest) };
         if n < 0 {
             return n;
         }

@@ -1,7 +1,7 @@
 //! Socket options: nearly all are the kernel's; some can only be carried by TCP.
 
 use crate::calls::inq;
-use crate::conn::{Sock, died, ready, revert, rx};
+use crate::conn::{Sock, died, flag, ready, revert, rx};
 use crate::fds::{self, Entry, Meaning};
 use crate::{ctx, epoll, errno, iov, os, real};
 use libc::{c_int, c_void, socklen_t};
@@ -82,14 +82,22 @@ fn needs_tcp(level: c_int, name: c_int, value: c_int) -> u32 {
     }
 }
 
+/// Whether the peer's FIN has come. A connection that is closed without one was reset.
+fn finished(sock: Sock) -> bool {
+    match os::end_of(sock.fd) {
+        os::End::Open => false,
+        os::End::Fin => true,
+        os::End::Closed => !sock.has(flag::DEAD | flag::RESET) && !ready::has_error(sock),
+    }
+}
+
 /// Whether there are bytes, or the end of the stream, for a receive as SO_RCVLOWAT wants them.
 fn readable(sock: Sock) -> bool {
     let there = || {
         os::poll_one(sock.fd, ready::IN, 0).is_ok_and(|seen| seen & ready::IN != 0)
             && os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0)
     };
-    rx::available(&sock) != 0
-        || !ready::message_coming(sock) && (there() || os::end_of(sock.fd) != os::End::Open)
+    rx::available(&sock) != 0 || !ready::message_coming(sock) && (there() || finished(sock))
 }
 
 /// setsockopt: e = the table's word for the descriptor.

@@ -83,7 +83,11 @@ impl Patience {
         let until = nap.map_or(deadline, |nap| {
             Some(deadline.map_or(nap, |end| end.min(nap)))
         });
-        match wait::sleep(sock, want, until) {
+        let wake = wait::sleep(sock, want, until);
+        if wake == Wake::Interrupted && want != Want::Out {
+            kept::interrupted(sock.conn);
+        }
+        match wake {
             Wake::TimedOut if until != deadline => {}
             Wake::TimedOut => return Err(Stop::WouldBlock),
             Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {

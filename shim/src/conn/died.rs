@@ -4,7 +4,7 @@
 //! that was unread, plain TCP would have ended the stream in order: the program is shown that end,
 //! and the reset only where TCP would have shown one too, after it has sent something more.
 
-use super::{Conn, Sock, flag, ready, tx};
+use super::{Conn, Sock, flag, ready, rx, step, tx};
 use crate::os;
 use protocol::shm::cdc::{self, Cursor};
 use protocol::shm::pair::{Carrier, GateState};
@@ -64,6 +64,19 @@ pub fn reset(sock: Sock) -> i32 {
 /// As [`reset`], if there is one that was not reported yet.
 pub fn take_reset(sock: Sock) -> Option<i32> {
     (sock.has(flag::RESET) && sock.clear(flag::RESET)).then(|| reset(sock))
+}
+
+/// As [`take_reset`], for a receive: what came before is given first, but for that of a peer that broke the rules.
+pub fn reach_reset(sock: Sock) -> Option<i32> {
+    let left = || {
+        sock.step.load(Relaxed) != step::OVER
+            && (rx::on_ring(&sock) != 0
+                || os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0))
+    };
+    if sock.has(flag::RESET) && left() {
+        return None;
+    }
+    take_reset(sock)
 }
 
 /// Whether the connection is reset, also by a death that nobody has met with yet: it is reported then.

@@ -2,7 +2,7 @@
 //! keeps the file for such a call: it goes on, and the connection ends with it. So do we, with a
 //! descriptor of our own.
 
-use super::{Conn, Sock, close};
+use super::{Conn, Sock, close, flag};
 use crate::{ctx, epoll, family, fds, os, ownfd, wait};
 use protocol::stats::ROWS;
 use std::ffi::{c_int, c_void};
@@ -23,9 +23,21 @@ fn place(conn: &Conn) -> &'static AtomicI32 {
     KEPT.get(conn.index() as usize).unwrap_or(&NONE)
 }
 
+/// A call begins to wait.
+pub fn enter(conn: &Conn) {
+    calls(conn).fetch_add(1, AcqRel);
+}
+
+/// It is over.
+pub fn leave(conn: &'static Conn) {
+    if calls(conn).fetch_sub(1, AcqRel) == 1 {
+        release(conn);
+    }
+}
+
 /// Runs the part of a call that may wait.
 pub fn during<R>(conn: &'static Conn, call: impl FnOnce() -> R) -> R {
-    calls(conn).fetch_add(1, AcqRel);
+    enter(conn);
     let at = std::ptr::from_ref(conn).cast_mut().cast();
     // SAFETY: connections are never unmapped, and the call is taken back here only.
     unsafe { wait::undone(call_over, at, call) }
@@ -33,10 +45,7 @@ pub fn during<R>(conn: &'static Conn, call: impl FnOnce() -> R) -> R {
 
 unsafe extern "C" fn call_over(conn: *mut c_void) {
     // SAFETY: `during` has passed a connection.
-    let conn: &'static Conn = unsafe { &*conn.cast() };
-    if calls(conn).fetch_sub(1, AcqRel) == 1 {
-        release(conn);
-    }
+    leave(unsafe { &*conn.cast() });
 }
 
 /// Keeps the connection for a call that waits on it. False: there is none, or no descriptor.
@@ -69,20 +78,36 @@ fn release(conn: &'static Conn) {
     if fd >= 0 {
         let sock = Sock { fd, conn };
         close::end(sock, || {
+            if conn.has(flag::LATE) {
+                let _ = os::shutdown(fd, libc::SHUT_WR);
+            }
             ownfd::close(fd);
             0
         });
     }
 }
 
+/// A signal has ended a wait for bytes. The kernel closes what only this call keeps before the handler runs:
+/// what that has sent here came behind the FIN.
+pub fn interrupted(conn: &Conn) {
+    if place(conn).load(Acquire) != 0 && calls(conn).load(Acquire) == 1 {
+        conn.set(flag::LATE);
+    }
+}
+
+/// Whether the number means the connection.
+pub fn names(fd: c_int, conn: &Conn) -> bool {
+    fds::sock(fd).is_some_and(|sock| std::ptr::eq(sock.conn, conn))
+}
+
 /// The connection of a call that goes on, under whatever descriptor it has by now.
 pub fn again(sock: Sock) -> Option<Sock> {
-    match fds::sock(sock.fd) {
-        Some(now) if std::ptr::eq(now.conn, sock.conn) => Some(sock),
-        _ => match fds::any_fd(sock.conn) {
-            Some(fd) => Some(Sock { fd, ..sock }),
-            None => find(sock.conn),
-        },
+    if names(sock.fd, sock.conn) {
+        return Some(sock);
+    }
+    match fds::any_fd(sock.conn) {
+        Some(fd) => Some(Sock { fd, ..sock }),
+        None => find(sock.conn),
     }
 }
 
@@ -105,7 +130,7 @@ pub fn all() -> impl Iterator<Item = &'static Conn> {
 pub fn means(sock: Sock) -> bool {
     match place(sock.conn).load(Acquire) - 1 {
         kept if kept >= 0 => kept == sock.fd,
-        _ => fds::sock(sock.fd).is_some_and(|now| std::ptr::eq(now.conn, sock.conn)),
+        _ => names(sock.fd, sock.conn),
     }
 }
 

@@ -107,6 +107,8 @@ pub mod flag {
     pub const ASKED_BACK: u32 = 0x4_0000;
     /// Urgent data was seen on the TCP socket.
     pub const URGENT: u32 = 0x8_0000;
+    /// The kernel would have closed it before what lies unread came, see [`super::kept`].
+    pub const LATE: u32 = 0x10_0000;
 }
 
 /// Send half.

@@ -99,10 +99,11 @@ pub fn says_gone(sock: Sock, from_kernel: i16) -> bool {
     gone != 0
 }
 
-/// Whether the kernel says so.
+/// Whether the kernel says so. Not of a shutdown of this end by another process to which it was passed, or
+/// under another entry.
 pub fn has_ended(sock: Sock) -> bool {
     let seen = os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0);
-    says_gone(sock, seen)
+    says_gone(sock, seen) && os::end_of(sock.fd) != os::End::Open
 }
 
 /// Whether the kernel has a lasting answer about the end of the stream, which is to be part of each
@@ -144,10 +145,14 @@ pub fn something_there(sock: Sock) -> bool {
         || os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0)
 }
 
+/// Whether the kernel has an error to report.
+pub fn has_error(sock: Sock) -> bool {
+    os::poll_one(sock.fd, 0, 0).unwrap_or(0) & libc::POLLERR != 0
+}
+
 /// Whether TCP has nothing to give but an error.
 pub fn only_error(sock: Sock) -> bool {
-    os::poll_one(sock.fd, 0, 0).unwrap_or(0) & libc::POLLERR != 0
-        && os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n == 0)
+    has_error(sock) && os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n == 0)
 }
 
 /// What the ring says about readiness: poll bits among IN and OUT, where the program asks for them, and

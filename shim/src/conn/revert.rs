@@ -1,6 +1,6 @@
 //! The way back to TCP (design §6), both halves, and the reset of a peer that breaks the rules.
 
-use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, rx, step, tx};
+use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, rx, step, tx};
 use crate::{clock, ctx, epoll, fds, os, trace};
 use protocol::reason;
 use protocol::shm::cdc::{self, Place};
@@ -156,8 +156,7 @@ pub fn repeat(sock: Sock) -> bool {
         let at = sock.peer_ring().wrapping_add(span.at as usize);
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // An error that the kernel has to report is for the program's next call.
-        let broken = os::poll_one(sock.fd, 0, 0).unwrap_or(0) & libc::POLLERR != 0;
-        let sent = match broken {
+        let sent = match ready::has_error(sock) {
             true => Err(libc::EPIPE),
             false => os::send_raw(sock.fd, at, n, flags),
         };
@@ -283,7 +282,7 @@ pub fn leave(sock: Sock, code: u32) -> bool {
         // This thread may have had no processor all the while: what comes now counts still.
         late = clock::now() >= end;
         match other_end(sock) {
-            Some(other) => super::ready::service(other),
+            Some(other) => ready::service(other),
             None => {
                 let _ = os::poll_one(sock.fd, libc::POLLIN, 1);
             }
@@ -314,7 +313,7 @@ pub fn unread_first(which: impl Fn(Sock) -> bool, mut leave: impl FnMut(Sock)) {
                 freeze(sock, slot);
             }
             sock.rx.lock.unlock(held);
-            super::ready::service(other);
+            ready::service(other);
         }
     }
     all().for_each(&mut leave);

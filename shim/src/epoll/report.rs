@@ -197,9 +197,10 @@ impl Reg {
         };
         // A reset that the kernel has told of is no news when a call reports it.
         let mut ends = u64::from(self.gone.load(Acquire) | gone_by(sock));
-        // Behind own shutdowns poll says the same before and after the peer's end, and the reset.
+        // Behind own shutdowns poll says the same before and after the acknowledgement of the FIN, the peer's end,
+        // and the reset, of each of which the kernel tells.
         if sock.has(flag::SHUT_RD | flag::SHUT_WR) {
-            ends |= END * os::end_of(sock.fd) as u64;
+            ends |= STATE * u64::from(os::tcp_state(sock.fd));
         }
         let own = u64::from(sock.shutdowns.load(Acquire));
         mix([arrived, u64::from(room), ends << 32 | own])
@@ -250,8 +251,8 @@ fn over_tcp(sock: Sock, unread: bool) -> u64 {
     }
 }
 
-/// In [`Reg::mark`], beside the bits of poll: place of [`os::End`].
-const END: u64 = 1 << 24;
+/// In [`Reg::mark`], beside the bits of poll: place of [`os::tcp_state`].
+const STATE: u64 = 1 << 24;
 
 /// What this side knows of the end of the connection without the kernel. A reset stays one when it has
 /// been reported.

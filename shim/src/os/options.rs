@@ -117,10 +117,15 @@ impl End {
     }
 }
 
-pub fn end_of(fd: c_int) -> End {
-    // Only the first byte, the state, is asked for.
+/// The state in struct tcp_info, or 0.
+pub fn tcp_state(fd: c_int) -> u8 {
+    // Only the first byte is asked for.
     let word = sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_INFO);
-    word.map_or(End::Open, |word| End::of(word as u8))
+    word.map_or(0, |word| word as u8)
+}
+
+pub fn end_of(fd: c_int) -> End {
+    End::of(tcp_state(fd))
 }
 
 pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering::*;
 const SWITCH_NS: u64 = 20_000;
 
 pub fn from_tcp(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
-    if let Some(error) = died::take_reset(sock) {
+    if let Some(error) = died::reach_reset(sock) {
         return Some(Got::Error(error));
     }
     let Some(slot) = sock.slot().filter(|_| sock.phase() == phase::PAIRED) else {
