@@ -72,6 +72,7 @@ impl Patience {
             return Ok(());
         }
         if signals::noted() {
+            kept::interrupted(sock.conn, want);
             signals::end_wait();
             return Err(Stop::Interrupted);
         }
@@ -84,8 +85,8 @@ impl Patience {
             Some(deadline.map_or(nap, |end| end.min(nap)))
         });
         let wake = wait::sleep(sock, want, until);
-        if wake == Wake::Interrupted && want != Want::Out {
-            kept::interrupted(sock.conn);
+        if wake == Wake::Interrupted {
+            kept::interrupted(sock.conn, want);
         }
         match wake {
             Wake::TimedOut if until != deadline => {}

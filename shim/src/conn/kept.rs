@@ -87,10 +87,10 @@ fn release(conn: &'static Conn) {
     }
 }
 
-/// A signal has ended a wait for bytes. The kernel closes what only this call keeps before the handler runs:
-/// what that has sent here came behind the FIN.
-pub fn interrupted(conn: &Conn) {
-    if place(conn).load(Acquire) != 0 && calls(conn).load(Acquire) == 1 {
+/// A signal has ended a wait. The kernel closes what only this call keeps before the handler runs: what that has sent
+/// here came behind the FIN, if the wait was for bytes, of which there were none before.
+pub fn interrupted(conn: &Conn, want: wait::Want) {
+    if want != wait::Want::Out && place(conn).load(Acquire) != 0 && calls(conn).load(Acquire) == 1 {
         conn.set(flag::LATE);
     }
 }
