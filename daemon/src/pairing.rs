@@ -183,7 +183,9 @@ impl Server {
     pub(crate) fn withdraw(&mut self, id: u32, withdrawn: Withdraw) {
         let claim = (id, withdrawn.claim);
         let reason = reason::NO_PEER_YET;
-        self.claims.remove(claim);
+        if self.claims.remove(claim).is_some() {
+            self.counts.claims_unanswered += 1;
+        }
         if withdrawn.last != 0 {
             if let Some((other, claim)) = self.groups.void(&mut self.device, claim) {
                 self.send(other, Packet::new(&Refused { claim, reason }, vec![]));

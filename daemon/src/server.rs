@@ -104,6 +104,8 @@ pub struct Server {
 pub(crate) struct Counts {
     pub pairs_made: u64,
     pub claims_refused: u64,
+    /// Taken back, because the other end has not claimed the connection.
+    pub claims_unanswered: u64,
     pub protocol_errors: u64,
     /// Sessions of programs that have another version of the library.
     pub other_versions: u64,

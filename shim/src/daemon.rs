@@ -372,9 +372,17 @@ fn send_bell(session: c_int, context: u32, bell: c_int) {
 
 /// Reads what the daemon has sent, if the mailbox says that it has. Called while claims wait.
 pub fn poll() {
-    if !os::on_signal_stack() {
+    // In this order: the second is a system call.
+    if has_said() && !os::on_signal_stack() {
         take_answers();
     }
+}
+
+/// Whether the mailbox counts a message that was not read, or there is no mailbox.
+fn has_said() -> bool {
+    let mailbox = MAILBOX.load(Acquire);
+    // SAFETY: the mailbox is mapped read-only and never unmapped while set.
+    mailbox.is_null() || unsafe { (*mailbox).load(Acquire) } != READ.load(Relaxed)
 }
 
 #[inline(never)]

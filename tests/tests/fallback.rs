@@ -181,7 +181,7 @@ impl Crossing {
         let server = lab
             .shim(&program)
             .env("SMCLO_CLAIM_EXCHANGES", "1000000000")
-            .env("SMCLO_CLAIM_BYTES", "22200")
+            .env("SMCLO_CLAIM_BYTES", "3700")
             .words(&format!("serve {port} 1"));
         let server = server.spawn().listening(port);
         let path = lab.dir().join("orders");
@@ -210,8 +210,8 @@ impl Crossing {
         all.lab.stats();
         halt(all.lab.daemon().expect("a daemon"));
         // The server claims when it has received all of this, before it answers.
-        all.step(20_000);
-        all.lose_patience(14_000);
+        all.step(1500);
+        all.lose_patience();
         all
     }
 
@@ -236,17 +236,18 @@ impl Crossing {
         assert!(net::wait_until(Duration::from_secs(20), over), "{done}");
     }
 
-    /// The client's claim has waited for as long, and as many bytes, as it does; the server's not yet.
-    fn lose_patience(&mut self, bytes: usize) {
+    /// The client's claim, made after 1000 bytes, has waited for as long and for as many more, 4 KiB, as it does;
+    /// the server's not yet.
+    fn lose_patience(&mut self) {
         std::thread::sleep(Duration::from_millis(150));
-        self.step(bytes);
+        self.step(100);
         self.step(100);
     }
 
     /// Small steps until both rows of the connection are such, fewer than lead to the next claim.
     fn steps_until(&mut self, done: impl Fn(&Socket) -> bool) {
         for _ in 0..80 {
-            self.step(100);
+            self.step(10);
             let rows = self.lab.sockets();
             let mine = rows.iter().filter(|r| r.has_port(self.port));
             if mine.filter(|r| done(r)).count() == 2 {
@@ -288,7 +289,7 @@ fn a_pair_that_one_end_never_takes() {
         return;
     }
     let mut crossing = Crossing::start();
-    crossing.lose_patience(100);
+    crossing.lose_patience();
     crossing.wake_daemon();
     crossing.steps_until(|row| row.is_tcp_for(reason::NO_PEER_YET));
     let over = net::wait_until(Duration::from_secs(20), || {

@@ -205,6 +205,58 @@ fn idle_redis() {
     assert!(epoll, "{more:?} are not in {plain:?}");
 }
 
+/// Nobody answers for a server's clients that are not under the library: after a few claims it makes them
+/// seldom. A client that is under it comes onto the ring all the same.
+#[test]
+fn clients_without_the_library() {
+    if plain_only() {
+        return;
+    }
+    const SERVER: &str = "import selectors, socket, sys
+set = selectors.DefaultSelector()
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])), backlog=512)
+set.register(listener, selectors.EVENT_READ)
+while True:
+    for key, _ in set.select():
+        if key.fileobj is listener:
+            set.register(listener.accept()[0], selectors.EVENT_READ)
+        elif piece := key.fileobj.recv(4096):
+            key.fileobj.sendall(piece)
+        else:
+            set.unregister(key.fileobj)
+            key.fileobj.close()";
+    const CLIENT: &str = "import socket, sys
+port, count, size, turns = map(int, sys.argv[1:])
+ends = [socket.create_connection(('127.0.0.1', port)) for _ in range(count)]
+for turn in range(turns):
+    for end in ends: end.sendall(bytes([turn % 251]) * size)
+    for end in ends: assert end.recv(size, socket.MSG_WAITALL) == bytes([turn % 251]) * size";
+    let lab = Lab::start();
+    let port = net::free_port();
+    let args = |run: Run, program: &str, numbers: &[u32]| {
+        let numbers = numbers.iter().map(u32::to_string);
+        let run = run.args(["-c", program, &port.to_string()]).args(numbers);
+        run.limit(Duration::from_secs(100))
+    };
+    let shim = || lab.shim("python3").policy(tests::Policy::Default);
+    let server = args(shim(), SERVER, &[]).spawn().listening(port);
+    args(lab.plain("python3"), CLIENT, &[400, 100, 40])
+        .finish()
+        .ok();
+    let none_waits = || lab.stats().must("claims_waiting") == 0;
+    assert!(net::wait_until(Duration::from_secs(10), none_waits));
+    let unanswered = lab.info()["claims_unanswered"].as_u64().expect("a number");
+    assert!(
+        (1..=64).contains(&unanswered),
+        "{unanswered} of 400 were claimed"
+    );
+    let before = lab.stats();
+    args(shim(), CLIENT, &[4, 1000, 1000]).finish().ok();
+    server.stop();
+    let share = lab.settled().share_smc(&before);
+    assert!(share > 0.5, "{share} over SMC");
+}
+
 /// Connections that end before they are worth a claim ask the kernel for nothing but what the program
 /// does: with the same program, the same number of system calls.
 #[test]

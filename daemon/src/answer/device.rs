@@ -93,6 +93,7 @@ impl Server {
             namespaces: self.namespaces.len() as u64,
             pairs_made: self.counts.pairs_made,
             claims_refused: self.counts.claims_refused,
+            claims_unanswered: self.counts.claims_unanswered,
             protocol_errors: self.counts.protocol_errors,
             other_versions: self.counts.other_versions,
         }

@@ -142,6 +142,7 @@ pub fn info(i: &Info) -> String {
         ("Sessions", i.sessions.to_string()),
         ("Pairs made", i.pairs_made.to_string()),
         ("Claims refused", i.claims_refused.to_string()),
+        ("Claims unanswered", i.claims_unanswered.to_string()),
         ("Protocol errors", i.protocol_errors.to_string()),
         ("Refused: another version", i.other_versions.to_string()),
     ])

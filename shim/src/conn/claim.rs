@@ -1,7 +1,7 @@
 //! From plain TCP to a pair: when a connection is worth it, what forbids it, and what the daemon
 //! answers.
 
-use super::{Conn, Sock, close, flag, life, phase, step};
+use super::{Conn, Sock, close, flag, hope, life, phase, step};
 use crate::config::{self, Policy};
 use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace, uring};
 use protocol::ctl::{self, Claim, DmbPlace, Endpoint, Paired, Refused};
@@ -26,10 +26,10 @@ static NOT_BEFORE: AtomicU64 = AtomicU64::new(0);
 /// How long it is given.
 const BREATH_NS: u64 = 1_000_000;
 
-/// How long, and for how many bytes at least, a claim waits for that of the other end; for an eighth
-/// of the bytes that there were before, if that is more.
+/// How long, and for how many bytes at least, a claim waits for that of the other end; for a quarter
+/// of the bytes that there were before, if that is more. The other end comes to its own within an exchange.
 const PATIENCE_NS: u64 = 100_000_000;
-const PATIENCE_BYTES: u64 = 64 << 10;
+const PATIENCE_BYTES: u64 = 4 << 10;
 
 /// Called after each counted call of a plain connection.
 #[inline]
@@ -62,11 +62,17 @@ fn later(conn: &Conn, code: u32) {
 }
 
 fn attempt(sock: Sock) {
-    if sock.phase() != phase::PLAIN || sock.plain.load(Acquire) != 0 || os::on_signal_stack() {
+    if sock.phase() != phase::PLAIN || sock.plain.load(Acquire) != 0 {
         return;
     }
     let not_before = NOT_BEFORE.load(Relaxed);
     if not_before != 0 && clock::now() < not_before {
+        return;
+    }
+    if !hope::may_claim(&sock) {
+        return sock.reason(reason::NO_PEER_YET);
+    }
+    if os::on_signal_stack() {
         return;
     }
     life::describe(sock);
@@ -80,7 +86,7 @@ fn attempt(sock: Sock) {
             sock.clear(flag::ASKED_BACK);
             sock.claimed_at.store(clock::now(), Relaxed);
             let bytes = sock.tcp_bytes();
-            let patience = PATIENCE_BYTES.max(bytes / 8);
+            let patience = PATIENCE_BYTES.max(bytes / 4);
             sock.reclaim_at.store(bytes + patience, Relaxed);
             if !sock.change_phase(phase::PLAIN, phase::CLAIMED) {
                 return;
@@ -99,8 +105,9 @@ fn attempt(sock: Sock) {
                     sock.reclaim_at.store(0, Relaxed);
                     return sock.reason(code);
                 }
-                later(&sock, code);
+                return later(&sock, code);
             }
+            hope::claimed(sock.claimed_at.load(Relaxed));
         }
         Err(Verdict::Never(code)) => sock.bar(code),
         Err(Verdict::Later(code)) => later(&sock, code),
@@ -131,8 +138,7 @@ fn tire(sock: Sock) {
 /// the same time, so that one which claims late still meets the other.
 fn given_back(conn: &Conn) {
     conn.reason(reason::NO_PEER_YET);
-    let next = (conn.tcp_bytes() + 1).next_power_of_two();
-    conn.reclaim_at.store(next, Relaxed);
+    conn.reclaim_at.store(hope::next(conn.tcp_bytes()), Relaxed);
 }
 
 /// Called by each careful call: reads what the daemon says while claims wait for it.
@@ -500,6 +506,7 @@ fn install(m: &Paired, group: u32, conn: &Conn) -> bool {
         return false;
     }
     WAITING.fetch_sub(1, Relaxed);
+    hope::answered();
     let row = conn.row();
     conn.reason(reason::HANDSHAKE);
     trace::event(conn, Kind::Paired, 0, m.lgr.into());

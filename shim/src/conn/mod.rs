@@ -7,6 +7,7 @@ pub mod claim;
 pub mod close;
 pub mod died;
 pub mod handshake;
+pub mod hope;
 pub mod kept;
 pub mod life;
 pub mod onto_ring;
