@@ -265,6 +265,9 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     }
     let Some(slot) = sock.slot() else { return true };
     sock.set(flag::LEAVE);
+    if let Some(other) = other_end(sock) {
+        unread_over_tcp(other, sock);
+    }
     // Urgent data goes the other way, and what is still to be read here stays where it is.
     let patient = code != reason::OOB;
     let end = clock::now() + WAIT_NS;
@@ -302,21 +305,33 @@ pub fn leave(sock: Sock, code: u32) -> bool {
 }
 
 /// Lets go of those connections of the process that `which` names, by `leave`. Before that, what lies
-/// unread on their rings is repeated over TCP where both ends are here: a sender that has closed its ring
-/// does not do so any more.
+/// unread on their rings is repeated over TCP where both ends are here.
 pub fn unread_first(which: impl Fn(Sock) -> bool, mut leave: impl FnMut(Sock)) {
     let all = || fds::socks(0, c_int::MAX).filter(|sock| which(*sock));
-    for sock in all().filter(|sock| sock.rx_ring() && rx::available(sock) != 0) {
-        if let (Some(slot), Some(other)) = (sock.slot(), other_end(sock)) {
-            let held = sock.rx.lock.lock();
-            if close_gate(sock, slot) {
-                freeze(sock, slot);
-            }
-            sock.rx.lock.unlock(held);
-            ready::service(other);
+    for sock in all().filter(unread) {
+        if let Some(other) = other_end(sock) {
+            unread_over_tcp(sock, other);
         }
     }
     all().for_each(&mut leave);
+}
+
+fn unread(sock: &Sock) -> bool {
+    sock.rx_ring() && rx::available(sock) != 0
+}
+
+/// What lies unread on the ring is repeated over TCP by the other end, which is here too: once it has left the
+/// ring it does not do so any more.
+fn unread_over_tcp(sock: Sock, other: Sock) {
+    let Some(slot) = sock.slot().filter(|_| unread(&sock)) else {
+        return;
+    };
+    let held = sock.rx.lock.lock();
+    if close_gate(sock, slot) {
+        freeze(sock, slot);
+    }
+    sock.rx.lock.unlock(held);
+    ready::service(other);
 }
 
 /// As [`leave`], for all connections of the process.
