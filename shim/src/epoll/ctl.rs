@@ -28,8 +28,15 @@ pub fn ctl(
         }
         return result;
     }
-    if set.foreign() {
-        errno::keep(|| adopt(set.index()));
+    let foreign = set.foreign();
+    if foreign {
+        errno::keep(|| {
+            adopt(set.index());
+            // Whoever sleeps on the set hears at once of what the kernel has.
+            if op == libc::EPOLL_CTL_ADD && sock.careful() {
+                let_go(sock);
+            }
+        });
     }
     let Some(table) = set.table() else {
         // SAFETY: the program's own arguments.
@@ -50,7 +57,10 @@ pub fn ctl(
     match result {
         Ok(seen) => {
             if !seen && sock.careful() {
-                errno::keep(|| let_go(sock));
+                errno::keep(|| match foreign {
+                    true => shown::all(sock.conn),
+                    false => let_go(sock),
+                });
             }
             0
         }
