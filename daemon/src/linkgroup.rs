@@ -16,11 +16,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+mod void;
+
 /// One end of a pair to be made.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     pub client: u32,
     pub claim: u64,
+    /// Of its socket.
+    pub cookie: u64,
     pub uid: u32,
     pub rmb_size: u32,
 }
@@ -44,8 +48,11 @@ struct End {
     client: u32,
     /// Of which it was made.
     claim: u64,
+    cookie: u64,
     dmb: DmbPlace,
     released: bool,
+    /// It has the memory since the pair was void.
+    kept: bool,
 }
 
 #[derive(Debug)]
@@ -89,6 +96,8 @@ pub struct LinkGroups {
     pairs_of: HashMap<u32, HashSet<u64>>,
     /// Which pair was made of a claim, as long as that end holds it.
     by_claim: HashMap<ClaimId, u64>,
+    /// Void pairs, by client and socket of the ends that keep them.
+    voids: HashMap<(u32, u64), u64>,
 }
 
 impl LinkGroup {
@@ -114,6 +123,7 @@ impl LinkGroups {
             pairs: HashMap::new(),
             pairs_of: HashMap::new(),
             by_claim: HashMap::new(),
+            voids: HashMap::new(),
         }
     }
 
@@ -168,8 +178,7 @@ impl LinkGroups {
             let codes = codes.map(|c| c.saturating_sub(less));
             match self.open_sized(device, [client, server], codes) {
                 Ok((lgr, slot, dmbs, fresh)) => {
-                    let claims = [client, server].map(|w| (w.client, w.claim));
-                    return Ok(self.enter(lgr, slot, dmbs, fresh, claims));
+                    return Ok(self.enter(lgr, slot, dmbs, fresh, [client, server]));
                 }
                 Err(code) => why = code,
             }
@@ -252,29 +261,25 @@ impl LinkGroups {
         slot: u64,
         dmbs: [DmbPlace; 2],
         fresh: bool,
-        claims: [ClaimId; 2],
+        wanted: [Wanted; 2],
     ) -> NewPair {
         self.last_pair += 1;
         let id = self.last_pair;
-        let clients = claims.map(|(client, _)| client);
         let end = |i: usize| End {
-            client: clients[i],
-            claim: claims[i].1,
+            client: wanted[i].client,
+            claim: wanted[i].claim,
+            cookie: wanted[i].cookie,
             dmb: dmbs[i],
             released: false,
+            kept: false,
         };
         let ends = [end(0), end(1)];
         self.pairs.insert(id, Pair { lgr, slot, ends });
-        for claim in claims {
-            self.by_claim.insert(claim, id);
-        }
-        for client in clients {
-            self.pairs_of.entry(client).or_default().insert(id);
-        }
+        self.hold_ends(id, wanted);
         let mut new = NewPair {
             id,
             lgr,
-            sides: sides(clients),
+            sides: sides(wanted.map(|w| w.client)),
             slot,
             dmbs,
             arena_len: self.arena_len,
@@ -285,6 +290,13 @@ impl LinkGroups {
             new.fresh = fresh.then(|| group.arena.fd().clone());
         }
         new
+    }
+
+    fn hold_ends(&mut self, id: u64, ends: [Wanted; 2]) {
+        for end in ends {
+            self.by_claim.insert((end.client, end.claim), id);
+            self.pairs_of.entry(end.client).or_default().insert(id);
+        }
     }
 
     /// What the ends of a new link group will agree on.
@@ -327,18 +339,6 @@ impl LinkGroups {
         self.by_claim.get(&claim).copied()
     }
 
-    /// The end that was made of this claim never takes the pair. Gives the claim of the other end, if
-    /// that holds it.
-    pub fn void(&mut self, device: &mut LoopbackDevice, claim: ClaimId) -> Option<ClaimId> {
-        let id = self.made_of(claim)?;
-        let ends = &self.pairs.get(&id)?.ends;
-        let end = usize::from((ends[0].client, ends[0].claim) != claim);
-        let other = &ends[1 - end];
-        let other = (!other.released).then_some((other.client, other.claim));
-        self.let_go(device, id, end);
-        other
-    }
-
     fn let_go(&mut self, device: &mut LoopbackDevice, id: u64, end: usize) {
         let Some(pair) = self.pairs.get_mut(&id) else {
             return;
@@ -348,6 +348,10 @@ impl LinkGroups {
         let claim = (client, pair.ends[end].claim);
         if self.by_claim.get(&claim) == Some(&id) {
             self.by_claim.remove(&claim);
+        }
+        let kept = (client, pair.ends[end].cookie);
+        if self.voids.get(&kept) == Some(&id) {
+            self.voids.remove(&kept);
         }
         let keeps = pair.ends.iter().any(|e| e.client == client && !e.released);
         let done = pair.ends.iter().all(|e| e.released);
@@ -468,6 +472,7 @@ mod tests {
         Wanted {
             client,
             claim: 0,
+            cookie: 0,
             uid: UID,
             rmb_size,
         }
@@ -587,6 +592,7 @@ mod tests {
             assert_eq!((left.dmbs, left.dmb_bytes), (0, 0));
             assert!(groups.pairs_of.is_empty() && groups.by_client.is_empty());
             assert!(groups.by_peers.is_empty() && groups.by_claim.is_empty());
+            assert!(groups.voids.is_empty());
         }
     }
 }

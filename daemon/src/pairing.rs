@@ -120,12 +120,16 @@ impl Server {
             Ok(Wanted {
                 client: *client,
                 claim: claim.claim,
+                cookie: claim.cookie,
                 uid: session.uid,
                 rmb_size: claim.rmb_size,
             })
         };
         let (client, server) = (wanted(&ends[0])?, wanted(&ends[1])?);
-        let pair = self.groups.open(&mut self.device, client, server)?;
+        let pair = match self.groups.again([client, server])? {
+            Some(kept) => kept,
+            None => self.groups.open(&mut self.device, client, server)?,
+        };
         if pair.fresh.is_some() {
             self.groups.agree(pair.lgr, self.eids.matching());
         }

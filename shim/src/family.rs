@@ -216,8 +216,7 @@ pub fn allocate() -> Option<&'static Conn> {
                     let conn = s.conns.get(index as usize)?;
                     conn.number.store(index, Relaxed);
                     conn.reset();
-                    conn.holders.store(1, Relaxed);
-                    conn.generation.fetch_add(1, AcqRel);
+                    conn.life().begin();
                     table()?.high.fetch_max(index + 1, Relaxed);
                     return Some(conn);
                 }
@@ -274,5 +273,28 @@ pub fn take_context() -> Option<u32> {
 pub fn give_context(n: u32) {
     if let Some(owner) = shared().and_then(|s| s.contexts.get(n as usize)) {
         owner.store(0, Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A child whose parent was about to make the memory in another thread makes it itself.
+    #[test]
+    fn made_in_a_child() {
+        // SAFETY: what the child does until it ends are system calls and changes of its own memory.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            STATE.store(1, Release);
+            forked();
+            let made = ready() && allocate().is_some();
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(!made)) };
+        }
+        let mut status = -1;
+        // SAFETY: waits for the child that was just made.
+        let waited = unsafe { libc::waitpid(child, &mut status, 0) };
+        assert_eq!((waited, status), (child, 0));
     }
 }

@@ -169,3 +169,51 @@ pub fn any_fd(conn: &Conn) -> Option<c_int> {
     let entry = conn_entry(conn);
     (0..high()).find(|fd| get(*fd) == entry)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Barrier;
+
+    /// More duplicates than are counted, made by several threads at once.
+    #[test]
+    fn as_many_as_are_counted() {
+        const THREADS: c_int = 8;
+        const EACH: c_int = 100;
+        let conn = Some(()).filter(|()| family::ready());
+        let conn = conn.and_then(|()| family::allocate());
+        let Some(conn) = conn else {
+            unreachable!("memory of a family")
+        };
+        let first = MAX as c_int - THREADS * EACH;
+        for _ in 0..20 {
+            let together = Barrier::new(THREADS as usize);
+            let entered: usize = std::thread::scope(|scope| {
+                let all: Vec<_> = (0..THREADS)
+                    .map(|thread| {
+                        let together = &together;
+                        let from = first + thread * EACH;
+                        scope.spawn(move || {
+                            together.wait();
+                            (from..from + EACH).filter(|fd| put_conn(*fd, conn)).count()
+                        })
+                    })
+                    .collect();
+                all.into_iter()
+                    .filter_map(|thread| thread.join().ok())
+                    .sum()
+            });
+            assert_eq!((entered, count(conn)), (255, 255));
+            let mut left = 255;
+            for fd in first..MAX as c_int {
+                if let Some(sock) = sock(fd) {
+                    left -= 1;
+                    assert_eq!(drop_conn(sock), Some(left));
+                }
+            }
+            assert_eq!((left, count(conn)), (0, 0));
+        }
+        conn.life().leave();
+        crate::conn::close::finish(conn);
+    }
+}

@@ -4,10 +4,13 @@
 //! The channel's messages are never taken off it, only peeked at by number: every process of a fork
 //! family finds each doorbell there, whoever looked first.
 
+use crate::conn::Conn;
 use crate::ctx::Ctx;
 use crate::{epoll, family, os, ownfd};
+use protocol::shm::life::Kept;
 use protocol::shm::wait::{CONTEXTS, Hints, PAGE_LEN, WaitWord};
 use protocol::shm::{HINTS_AT, SLOTS_AT};
+use protocol::stats::ROWS;
 use std::ffi::c_int;
 use std::sync::atomic::{
     AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, fence,
@@ -64,6 +67,9 @@ static GROUPS: [LinkGroup; MAX] = [const {
         seen: AtomicU32::new(0),
     }
 }; MAX];
+
+/// The link group, index + 1, that stays mapped in this process for connection N.
+static MEMBERS: [Kept; ROWS] = [const { Kept::nothing() }; ROWS];
 
 /// One more than the highest place that ever was in use.
 static HIGH: AtomicU32 = AtomicU32::new(0);
@@ -192,9 +198,45 @@ fn map_checked(fd: c_int, len: usize, read_only: bool) -> Result<*mut u8, i32> {
     }
 }
 
+/// A link group stays mapped for a connection.
+pub fn join(conn: &Conn, group: u32) {
+    if let (Some(place), Some(joined)) = (MEMBERS.get(conn.index() as usize), get(group)) {
+        joined.conns.fetch_add(1, AcqRel);
+        left(place.keep(conn.generation.load(Relaxed), group));
+    }
+}
+
+/// This process has no more to do with the connection of that generation.
+pub fn leave(index: u32, generation: u32) {
+    left(
+        MEMBERS
+            .get(index as usize)
+            .map_or(0, |place| place.let_go(generation)),
+    );
+}
+
+fn left(group: u32) {
+    if let Some(group) = get(group) {
+        group.conns.fetch_sub(1, AcqRel);
+    }
+}
+
+/// Connections that a relative has ended.
+fn leave_those_gone() {
+    let high = family::table().map_or(0, |table| table.high.load(Relaxed));
+    for (index, place) in (0..high).zip(&MEMBERS) {
+        if let Some(generation) = place.generation()
+            && family::conn(index).is_some_and(|c| c.generation.load(Acquire) != generation)
+        {
+            leave(index, generation);
+        }
+    }
+}
+
 /// Gives up link groups whose peer is gone and that no connection uses.
 pub fn sweep() {
     epoll::sweep();
+    leave_those_gone();
     for (i, g) in used().iter().enumerate() {
         let id = g.id.load(Acquire);
         if id == 0 || id == u32::MAX || g.conns.load(Acquire) != 0 {

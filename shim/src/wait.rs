@@ -312,10 +312,7 @@ unsafe extern "C" fn wake_up(asleep: *mut c_void) {
         }
         ctx.give_back();
     }
-    let last = sock.sleepers.fetch_sub(1, AcqRel) == 1;
-    // SYNC: close/sleep. Either we see that nobody holds it, or the last holder that nobody sleeps.
-    fence(SeqCst);
-    if last && sock.holders.load(Acquire) == 0 {
+    if sock.life().unpin() {
         // It was closed while we slept, and we are the last who knew it.
         crate::conn::close::finish(sock.conn);
     }

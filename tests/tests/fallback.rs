@@ -282,7 +282,8 @@ fn a_claim_taken_back_too_late() {
 }
 
 /// Nor does the daemon answer for long: the client has gone on without. The server, for which there is a
-/// pair when the daemon goes on, does not wait for the client, but is on TCP as cheaply as without.
+/// pair when the daemon goes on, does not wait for the client, but is on TCP as cheaply as without. When both have
+/// claimed once more, they get that pair.
 #[test]
 fn a_pair_that_one_end_never_takes() {
     if plain_only() {
@@ -300,6 +301,12 @@ fn a_pair_that_one_end_never_takes() {
         events.any(|events| events.iter().any(|e| e["event"] == "HandshakeOver"))
     });
     assert!(over, "{:#}", crossing.traces());
+    assert_eq!(crossing.lab.pairs(), 1);
+    for _ in 0..3 {
+        crossing.step(20_000);
+    }
+    crossing.steps_until(Socket::is_smcd);
+    assert_eq!(crossing.lab.pairs(), 1);
     crossing.end();
 }
 

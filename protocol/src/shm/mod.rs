@@ -16,6 +16,7 @@
 pub mod announced;
 pub mod cdc;
 pub mod consumer_word;
+pub mod life;
 pub mod pair;
 pub mod ring;
 pub mod sync;

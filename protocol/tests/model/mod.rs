@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use loom::cell::UnsafeCell;
-use loom::sync::atomic::AtomicU64;
+use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use loom::sync::{Condvar, Mutex};
 use protocol::shm::cdc::Place;
 use protocol::shm::ring::{Consumer, DmbHeader, Producer, Span};
@@ -163,5 +163,57 @@ impl Context {
     pub fn silence(&self) {
         self.bell.silence();
         self.word.renew();
+    }
+}
+
+/// The lock of a direction, by owners 1, 2, ...
+pub struct Lock {
+    owner: AtomicU32,
+    /// Owners that have died; the kernel tells.
+    pub dead: [AtomicBool; 4],
+    pub protected: UnsafeCell<u32>,
+}
+
+impl Lock {
+    pub fn new() -> Self {
+        Lock {
+            owner: AtomicU32::new(0),
+            dead: Default::default(),
+            protected: UnsafeCell::new(0),
+        }
+    }
+
+    pub fn try_lock(&self, me: u32) -> bool {
+        self.owner
+            .compare_exchange(0, me, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Frees the lock of an owner that died with it.
+    pub fn recover(&self) {
+        let owner = self.owner.load(Ordering::Relaxed);
+        if owner != 0 && self.dead[owner as usize].load(Ordering::Acquire) {
+            let _ = self
+                .owner
+                .compare_exchange(owner, 0, Ordering::Acquire, Ordering::Relaxed);
+        }
+    }
+
+    pub fn lock(&self, me: u32) {
+        while !self.try_lock(me) {
+            self.recover();
+            loom::thread::yield_now();
+        }
+    }
+
+    pub fn unlock(&self) {
+        self.owner.store(0, Ordering::Release);
+    }
+
+    pub fn work(&self) {
+        self.protected.with_mut(|place| {
+            // SAFETY: the model fails when two are here at once.
+            unsafe { *place += 1 };
+        });
     }
 }

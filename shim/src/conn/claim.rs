@@ -141,6 +141,14 @@ fn given_back(conn: &Conn) {
     conn.reclaim_at.store(hope::next(conn.tcp_bytes()), Relaxed);
 }
 
+/// There was a pair, but one end had no memory for it, or was too late. It is worth another attempt when there was
+/// some traffic more, at a total as in [`given_back`].
+pub fn missed(conn: &Conn, code: u32) {
+    conn.reason(code);
+    conn.reclaim_at
+        .store(hope::next(conn.tcp_bytes() + 4096), Relaxed);
+}
+
 /// Called by each careful call: reads what the daemon says while claims wait for it.
 #[inline]
 pub fn attend(sock: Sock) {
@@ -377,12 +385,13 @@ pub fn refused(m: &Refused) {
     }
 }
 
-/// The other end has not taken the pair, and never will. If it had, the first step would not be left to be
-/// taken for long, and nothing that the daemon says of it counts any more.
+/// The other end has not taken the pair. If it had, the first step would not be left to be taken for long, and
+/// nothing that the daemon says of it counts any more. The memory stays, for as long as the connection is there:
+/// the daemon gives the same again to both when they have claimed anew.
 fn void(conn: &Conn) {
     let first = conn
         .step
-        .compare_exchange(step::START, step::OVER, AcqRel, Relaxed);
+        .compare_exchange(step::START, step::VOID, AcqRel, Relaxed);
     if first.is_ok() {
         conn.reason(reason::NO_PEER_YET);
     }
@@ -424,28 +433,31 @@ pub fn paired(session: u32, m: &Paired, received: [c_int; ctl::MAX_FDS]) -> bool
     } else {
         lgr::find(session, side)
     };
-    let installed = group.is_some_and(|group| {
-        install_for(m.claim, |conn| {
-            let installed = install(m, group, conn);
-            if !installed {
-                // Given up at once, and not a second time when the connection is closed: this process may
-                // hold the other end, too.
-                conn.pair.store(0, Relaxed);
-            }
-            installed
-        })
-    });
+    let installed = group.is_some_and(|group| install_for(m.claim, |conn| install(m, group, conn)));
     if !installed {
         // The other end is not to wait for this one.
         daemon::withdraw(m.claim, true);
-        if let Some(conn) = claimed(m.claim)
-            && conn.change_phase(phase::CLAIMED, phase::PLAIN)
-        {
-            WAITING.fetch_sub(1, Relaxed);
+        not_installed(m.claim, group.is_some());
+    }
+    fresh && complete
+}
+
+/// There was no memory for the pair of a claim. There may be some later, unless what the whole link group needs
+/// (`grouped`: it is there) could not be had, or the connection keeps the memory of another pair (of the last
+/// daemon's, or of a parent's session).
+fn not_installed(claim: u64, grouped: bool) {
+    let Some(conn) = claimed(claim) else { return };
+    let again = grouped && conn.slot().is_none();
+    if conn.phase() == phase::CLAIMED && again {
+        missed(conn, reason::MEM);
+        trace::event(conn, Kind::Postponed, reason::MEM, conn.tcp_bytes());
+    }
+    if conn.change_phase(phase::CLAIMED, phase::PLAIN) {
+        WAITING.fetch_sub(1, Relaxed);
+        if !again {
             conn.bar(reason::MEM);
         }
     }
-    fresh && complete
 }
 
 /// Whether `[offset, offset + len)` lies behind the arena's first page and within it.
@@ -476,6 +488,12 @@ fn install(m: &Paired, group: u32, conn: &Conn) -> bool {
     }
     let base = lgr.arena.load(Relaxed) as *const u8;
     let at = |offset: u64| base.wrapping_add(offset as usize);
+    let (slot, own, peer) = (at(m.slot), at(m.own.offset), at(m.peer.offset));
+    // The pair that this end has kept since the other did not take it: all is in its place.
+    let kept = conn.slot().is_some();
+    if kept && (conn.pair.load(Relaxed) != m.pair || !conn.is_attached(slot, own, peer)) {
+        return false;
+    }
     conn.pair.store(m.pair, Relaxed);
     conn.lgr.store(group, Relaxed);
     conn.own_token.store(m.own.token, Relaxed);
@@ -488,22 +506,33 @@ fn install(m: &Paired, group: u32, conn: &Conn) -> bool {
     conn.tx.size.store(tx_size, Relaxed);
     conn.tx.inverse.store(inverse(tx_size), Relaxed);
     conn.step.store(step::START, Relaxed);
-    if config::copy_mode() {
+    // Given up at once, and not a second time when the connection is closed: this process may hold the other end,
+    // too.
+    let give_up = || {
+        conn.pair.store(0, Relaxed);
+        false
+    };
+    if config::copy_mode() && !kept {
         // In memory of the family: a child that goes on sending uses the same.
         let Ok(at) = os::map_anonymous_shared(conn.tx.size.load(Relaxed) as usize) else {
-            return false;
+            return give_up();
         };
         conn.tx.sndbuf.store(at as u64, Relaxed);
         let len = conn.tx.size.load(Relaxed);
         conn.row().sndbuf_len.store(len, Relaxed);
     }
-    conn.attach(at(m.slot), at(m.own.offset), at(m.peer.offset));
-    lgr.conns.fetch_add(1, AcqRel);
+    if !kept {
+        conn.attach(slot, own, peer);
+        lgr::join(conn, group);
+    }
     if !conn.change_phase(phase::CLAIMED, phase::PAIRED) {
+        if kept {
+            return false;
+        }
         // Taken back meanwhile. It is not in the link group, and does not leave it at its end.
         conn.attach(std::ptr::null(), std::ptr::null(), std::ptr::null());
-        lgr.conns.fetch_sub(1, AcqRel);
-        return false;
+        lgr::leave(conn.index(), conn.generation.load(Relaxed));
+        return give_up();
     }
     WAITING.fetch_sub(1, Relaxed);
     hope::answered();
@@ -516,4 +545,30 @@ fn install(m: &Paired, group: u32, conn: &Conn) -> bool {
     row.dmb_len.store(m.own.len, Relaxed);
     row.peer_dmb_len.store(m.peer.len, Relaxed);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last holder closes a connection while its pair is installed: the place is not given back before that is
+    /// over, and nothing is installed for the same claim then.
+    #[test]
+    fn a_place_is_kept_while_a_pair_is_installed() {
+        assert!(family::ready());
+        let Some(conn) = family::allocate() else {
+            unreachable!("room for a connection")
+        };
+        let (id, generation) = (claim_id(conn), conn.generation.load(Acquire));
+        let installed = install_for(id, |found| {
+            assert!(std::ptr::eq(found, conn));
+            assert!(conn.life().leave());
+            close::finish(conn);
+            assert_eq!(conn.generation.load(Acquire), generation);
+            true
+        });
+        assert!(installed);
+        assert_ne!(conn.generation.load(Acquire), generation);
+        assert!(!install_for(id, |_| unreachable!("it is gone")));
+    }
 }

@@ -7,7 +7,7 @@ use protocol::shm::cdc;
 use protocol::shm::pair::Carrier;
 use protocol::stats::{Mode, Row, TableHeader};
 use std::ffi::c_int;
-use std::sync::atomic::{Ordering::*, fence};
+use std::sync::atomic::Ordering::*;
 
 /// Longest time that a close waits for what must be repeated over TCP.
 const LINGER_NS: u64 = 2_000_000_000;
@@ -75,14 +75,14 @@ fn gone(conn: &Conn, pair: u64, kernel_close: impl FnOnce() -> c_int) -> c_int {
     // What is still seen from afar stays mapped.
     let seen = epoll::watched_afar(conn);
     let result = kernel_close();
-    if conn.holders.fetch_sub(1, AcqRel) == 1 {
+    if conn.life().leave() {
         if pair != 0 {
             daemon::release(pair);
         }
         passed::closed(conn);
         finish(conn);
     } else if !seen {
-        leave_group(conn);
+        lgr::leave(conn.index(), conn.generation.load(Relaxed));
     }
     result
 }
@@ -159,32 +159,13 @@ fn ended_on_ring(sock: Sock) -> bool {
         .is_some_and(|slot| slot.direction(sock.role().peer()).load().carrier == Carrier::Final)
 }
 
-fn leave_group(conn: &Conn) {
-    if conn.slot().is_some()
-        && let Some(group) = lgr::get(conn.lgr.load(Relaxed))
-    {
-        group.conns.fetch_sub(1, AcqRel);
-    }
-}
-
 /// Gives the connection back when nobody holds it and nobody sleeps on it any more.
 pub fn finish(conn: &Conn) {
-    // SYNC: close/sleep. The holders were counted down before.
-    fence(SeqCst);
-    if conn.holders.load(Acquire) != 0 || conn.sleepers.load(Acquire) != 0 {
+    let Some(generation) = conn.life().end() else {
         return;
-    }
-    let generation = conn.generation.load(Acquire);
-    if generation & 1 == 0
-        || conn
-            .generation
-            .compare_exchange(generation, generation + 1, AcqRel, Relaxed)
-            .is_err()
-    {
-        return;
-    }
+    };
     trace::end(conn);
-    leave_group(conn);
+    lgr::leave(conn.index(), generation);
     let sndbuf = conn.tx.sndbuf.swap(0, AcqRel);
     if sndbuf != 0 {
         os::munmap(sndbuf as *mut u8, conn.tx.size.load(Relaxed) as usize);
@@ -198,14 +179,8 @@ pub fn finish(conn: &Conn) {
 /// Runs `f`, during which the connection is not given back, and so its place not used again. `None`: it is not
 /// the one of that generation any more.
 pub fn pinned<R>(conn: &'static Conn, generation: u32, f: impl FnOnce() -> R) -> Option<R> {
-    conn.sleepers.fetch_add(1, AcqRel);
-    // SYNC: close/sleep. As for who sleeps on it.
-    fence(SeqCst);
-    let same = conn.generation.load(Acquire) == generation && conn.holders.load(Acquire) != 0;
-    let result = same.then(f);
-    let last = conn.sleepers.fetch_sub(1, AcqRel) == 1;
-    fence(SeqCst);
-    if last && conn.holders.load(Acquire) == 0 {
+    let result = conn.life().pin(generation).then(f);
+    if conn.life().unpin() {
         finish(conn);
     }
     result

@@ -24,6 +24,7 @@ use crate::{family, trace};
 use outbox::{Inbox, Outbox};
 use protocol::ids::Role;
 use protocol::shm::consumer_word::ConsumerWord;
+use protocol::shm::life::Life;
 use protocol::shm::pair::PairSlot;
 use protocol::shm::ring::{DmbHeader, RING_AT};
 use protocol::stats::{Row, shut};
@@ -66,6 +67,8 @@ pub mod step {
     pub const DECLINE: u32 = 8;
     /// Over without SMC: no message is sent or awaited.
     pub const OVER: u32 = 9;
+    /// Likewise, before it began: the other end has not taken the pair. It may be asked for anew.
+    pub const VOID: u32 = 10;
 }
 
 /// Bits of [`Conn::flags`].
@@ -266,6 +269,14 @@ impl Conn {
         family::row(self.index())
     }
 
+    pub fn life(&self) -> Life<'_> {
+        Life {
+            holders: &self.holders,
+            sleepers: &self.sleepers,
+            generation: &self.generation,
+        }
+    }
+
     #[inline]
     pub fn has(&self, flag: u32) -> bool {
         self.flags.load(Relaxed) & flag != 0
@@ -367,6 +378,12 @@ impl Conn {
         self.own.store(own as u64, Relaxed);
         self.peer.store(peer as u64, Relaxed);
         self.slot.store(slot as u64, Release);
+    }
+
+    /// Whether it is attached to these places.
+    pub fn is_attached(&self, slot: *const u8, own: *const u8, peer: *const u8) -> bool {
+        let places = [&self.slot, &self.own, &self.peer].map(|place| place.load(Acquire));
+        places == [slot as u64, own as u64, peer as u64]
     }
 
     #[inline]

@@ -298,6 +298,10 @@ pub fn leave(sock: Sock, code: u32) -> bool {
     epoll::restore(sock.conn);
     if sock.change_phase(phase::PAIRED, phase::BARRED) {
         trace::event(&sock, Kind::Barred, code, 0);
+    } else {
+        // Another thread has found the pair void.
+        super::claim::withdraw(sock.conn, phase::BARRED);
+        sock.bar(code);
     }
     // Another thread may sleep for the ring, and must look at the kernel's socket from now on.
     ctx::ring_sleepers();

@@ -218,6 +218,13 @@ impl Set {
             }
         }
         view.table.lists.unlock(held);
+        if let Some(ctx) = self.ctx() {
+            // SYNC: sleep/publish. A thread that was rung for this may sleep again already.
+            std::sync::atomic::fence(SeqCst);
+            if ctx.word().sleepers() {
+                ctx.ring();
+            }
+        }
     }
 
     /// Counts a look that found nothing.

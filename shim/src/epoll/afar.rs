@@ -9,15 +9,14 @@ use super::reg::{self, Reg, state};
 use super::set;
 use crate::conn::ready::{self, GONE, IN, OUT};
 use crate::conn::{Conn, Sock, close};
-use crate::{family, lgr, os, ownfd};
+use crate::{family, os, ownfd};
 use protocol::stats::ROWS;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering::*};
 
 static LOOKOUT: AtomicI32 = AtomicI32::new(-1);
-/// Generation of connection N that is watched so, and the link group that stays for it.
+/// Generation of connection N that is watched so. Its link group stays.
 static WATCHED: [AtomicU32; ROWS] = [const { AtomicU32::new(0) }; ROWS];
-static GROUP: [AtomicU32; ROWS] = [const { AtomicU32::new(0) }; ROWS];
 /// Connections that are or were.
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -52,8 +51,7 @@ pub fn all() -> impl Iterator<Item = &'static Conn> {
 /// The last descriptor here is about to be closed, and others hold the connection. True: from now on it is seen
 /// from afar.
 pub fn watch(sock: Sock) -> bool {
-    let index = sock.index() as usize;
-    let (Some(watched), Some(group)) = (WATCHED.get(index), GROUP.get(index)) else {
+    let Some(watched) = WATCHED.get(sock.index() as usize) else {
         return false;
     };
     let Some(lookout) = lookout() else {
@@ -68,19 +66,18 @@ pub fn watch(sock: Sock) -> bool {
     if !matches!(entered, Ok(()) | Err(libc::EEXIST)) {
         return false;
     }
-    group.store(sock.lgr.load(Relaxed), Relaxed);
     if watched.swap(sock.generation.load(Relaxed), AcqRel) == 0 {
         COUNT.fetch_add(1, AcqRel);
     }
     true
 }
 
-/// Lets go of the link groups of connections that are gone.
+/// Forgets connections that are gone.
 pub fn sweep() {
     if !any() {
         return;
     }
-    for (index, (watched, group)) in (0..).zip(WATCHED.iter().zip(&GROUP)) {
+    for (index, watched) in (0..).zip(&WATCHED) {
         let generation = watched.load(Relaxed);
         if generation != 0
             && family::conn(index).is_some_and(|c| c.generation.load(Relaxed) != generation)
@@ -89,9 +86,6 @@ pub fn sweep() {
                 .is_ok()
         {
             COUNT.fetch_sub(1, AcqRel);
-            if let Some(group) = lgr::get(group.load(Relaxed)) {
-                group.conns.fetch_sub(1, AcqRel);
-            }
         }
     }
 }

@@ -25,6 +25,13 @@ pub fn forbids(conn: &Conn) -> bool {
     forbidden || !all
 }
 
+/// Whether some registration of the connection has our tag in the kernel's set.
+pub fn tags(conn: &Conn) -> bool {
+    let mut tagged = false;
+    let all = reg::each(conn, |table| tagged |= table.of(conn).any(Reg::tagged));
+    tagged || !all
+}
+
 /// Converts all registrations of a connection, so that a ring's readiness is seen in its sets.
 /// False: that is not possible, and the connection must stay on TCP for now.
 pub fn convert(conn: &Conn) -> bool {

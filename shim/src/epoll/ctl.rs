@@ -73,7 +73,7 @@ pub fn ctl(
 fn rings(sock: Sock) -> bool {
     sock.phase() == phase::PAIRED
         && (!sock.has(flag::LEAVE) || rx::available(&sock) != 0)
-        && sock.step.load(Acquire) != step::OVER
+        && sock.step.load(Acquire) < step::OVER
 }
 
 /// Whether a registration that is ours has a reason to be.

@@ -6,6 +6,7 @@ use super::{afar, report};
 use crate::conn::{Conn, Sock, kept};
 use crate::{clock, ctx, family, fds, os};
 use protocol::shm::announced::Announced;
+use protocol::shm::life::Missed;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
@@ -83,8 +84,8 @@ pub fn any(conn: &Conn) -> bool {
 /// Tries of a caller that may hold another table: relatives who share two could wait for each other. A second.
 const PATIENCE: u32 = 20_000;
 
-/// Not zero: a table was passed over, and what was to be done there was not.
-static MISSED: AtomicU32 = AtomicU32::new(0);
+/// A table was passed over, and what was to be done there was not.
+static MISSED: Missed = Missed::nothing();
 
 /// Calls `f` with each table that has registrations of a connection, its lists held. False: a relative has held one for
 /// so long that it was passed over (it waits for another one of ours, or is stopped). Then all is looked at anew by
@@ -100,18 +101,23 @@ pub fn each(conn: &Conn, mut f: impl FnMut(&'static Table)) -> bool {
         }
     }
     if !all {
-        MISSED.store(1, Release);
+        MISSED.note();
         ctx::ring_sleepers();
     }
     all
 }
 
-/// Before a wait: makes up for what [`each`] has passed over, if anything. The kernel is asked about every registration.
+/// In a wait: makes up for what [`each`] has passed over, if anything. The kernel is asked about every registration.
 #[inline]
 pub fn make_up() {
-    if MISSED.load(Relaxed) != 0 && MISSED.swap(0, AcqRel) != 0 {
+    if MISSED.take() {
         set::live().for_each(Set::look_at_all);
     }
+}
+
+/// Whether there is something to make up for.
+pub fn missed() -> bool {
+    MISSED.any()
 }
 
 impl Reg {

@@ -92,7 +92,6 @@ pub unsafe fn wait(
         used: 0,
         round: set.round.fetch_add(1, Relaxed),
     };
-    reg::make_up();
     let handed = set.handed.load(Acquire);
     collect(set, &mut out, timeout, mask)?;
     if set.handed.load(Acquire) != handed {
@@ -111,6 +110,7 @@ fn collect(
     let end = timeout.map(|ns| clock::now().saturating_add(ns));
     let mut spun = false;
     loop {
+        reg::make_up();
         // First the hints, then what is hot: see `Hints::take`.
         let due = due(set);
         let hinted = due && set.take_hints();
@@ -304,7 +304,7 @@ fn sleep(
     ctx.word().enter();
     let at = ctx.word() as *const WaitWord as *mut c_void;
     let rest = || {
-        if promising(set) {
+        if reg::missed() || promising(set) {
             return ask_kernel(set, out, Some(0), mask);
         }
         let limit = blocked_writer(set);

@@ -11,7 +11,7 @@ const USAGE: &str =
     "usage: soak [--programs N] [--minutes M] [--seed S] [--jobs J] [--shrink SEC] [--file PROGRAMS]
   N programs (100000), or for M minutes; from seed S on (the clock's); J batches at a time (6 for
   each processor: most of a program's time is waiting)
-  --shrink: so long a program that differs is made shorter (120)
+  --shrink: so long a program that differs is made shorter (120), within the M minutes
   --file: the programs of a file, each on every leg
   --show N: prints the programs of N seeds";
 
@@ -119,8 +119,8 @@ fn soak(options: &Options) -> u64 {
                     for difference in runner.compare(&programs, leg) {
                         found.fetch_add(1, Relaxed);
                         let short = if difference.seen > 1 && options.shrink > 0 {
-                            let end = Instant::now() + Duration::from_secs(options.shrink);
-                            shrink(&runner, difference, end)
+                            let enough = Instant::now() + Duration::from_secs(options.shrink);
+                            shrink(&runner, difference, enough.min(end))
                         } else {
                             difference
                         };

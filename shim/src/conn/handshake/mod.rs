@@ -13,8 +13,9 @@ pub use pause::pause;
 pub use put::push;
 pub use take::take_locked;
 
-use super::{Conn, Sock, flag, onto_ring, phase, step};
+use super::{Conn, Sock, claim, flag, onto_ring, phase, step};
 use crate::{epoll, lgr, trace};
+use protocol::reason;
 use protocol::shm::pair::{Carrier, GateState, PairSlot};
 use protocol::trace::Kind;
 use std::sync::atomic::Ordering::*;
@@ -31,7 +32,7 @@ fn steps(sock: Sock) {
     let Some(slot) = sock.slot() else { return };
     for _ in 0..8 {
         let now = sock.step.load(Acquire);
-        if now == step::OVER {
+        if now >= step::OVER {
             return over(sock, slot);
         }
         if !sock.has(flag::GATED) && !open_gate(sock, slot) {
@@ -74,8 +75,12 @@ fn open_gate(sock: Sock, slot: &PairSlot) -> bool {
     let Some(held) = sock.rx.lock.try_lock() else {
         return false;
     };
-    publish_taken(&sock, slot);
-    let open = slot.gate(sock.role().peer()).open();
+    // The pair may have been found void meanwhile: then nobody looks for messages any more.
+    let awaited = sock.phase() == phase::PAIRED && sock.plain.load(Acquire) == 0;
+    if awaited {
+        publish_taken(&sock, slot);
+    }
+    let open = awaited && slot.gate(sock.role().peer()).open();
     if open {
         sock.set(flag::GATED);
         trace::event(&sock, Kind::GateOpen, 0, sock.rx.taken.load(Relaxed));
@@ -107,22 +112,39 @@ fn set_contacted(conn: &Conn) {
     }
 }
 
-/// The handshake ended without SMC: the connection is plain again, for good.
+/// The handshake ended without SMC: the connection is plain again, for good unless it had not begun.
 fn over(sock: Sock, slot: &PairSlot) {
+    let void = sock.step.load(Acquire) == step::VOID;
+    if void {
+        epoll::restore(sock.conn);
+    }
+    // A registration that has to keep our tag is ours for good.
+    let again = void && !sock.has(flag::LEAVE) && !epoll::tags(sock.conn);
     let Some(held) = sock.rx.lock.try_lock() else {
         return;
     };
-    let shut = slot.gate(sock.role().peer()).shut();
-    let moved = slot.direction(sock.role().peer()).load().carrier != Carrier::Tcp;
+    let moved = leave_handshake(sock, slot, again);
     sock.rx.lock.unlock(held);
-    // As long as a message of ours lies unread, an end of the peer's may look like a reset.
-    let unread = slot.gate(sock.role()).state() == GateState::Busy;
-    if !shut || moved || unread || sock.on_ring() {
-        return;
-    }
-    if sock.change_phase(phase::PAIRED, phase::BARRED) {
+    if moved {
         let why = sock.row().reason.load(Relaxed);
         trace::event(&sock, Kind::HandshakeOver, why, 0);
         epoll::restore(sock.conn);
     }
+}
+
+/// The caller holds the receive lock, so that nobody opens the gate anew.
+fn leave_handshake(sock: Sock, slot: &PairSlot, again: bool) -> bool {
+    let shut = slot.gate(sock.role().peer()).shut();
+    let moved = slot.direction(sock.role().peer()).load().carrier != Carrier::Tcp;
+    // As long as a message of ours lies unread, an end of the peer's may look like a reset.
+    let unread = slot.gate(sock.role()).state() == GateState::Busy;
+    if !shut || moved || unread || sock.on_ring() {
+        return false;
+    }
+    if !again {
+        return sock.change_phase(phase::PAIRED, phase::BARRED);
+    }
+    sock.clear(flag::GATED);
+    claim::missed(sock.conn, reason::NO_PEER_YET);
+    sock.change_phase(phase::PAIRED, phase::PLAIN)
 }

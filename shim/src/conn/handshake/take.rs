@@ -102,7 +102,7 @@ fn read_locked(sock: Sock, slot: &PairSlot) {
         Err(_) => answer::decline(sock, reason::PROTOCOL),
     }
     // After a Decline of ours nothing is to be switched onto a ring any more.
-    let go_on = !matches!(sock.step.load(Acquire), step::OVER | step::DECLINE);
+    let go_on = sock.step.load(Acquire) < step::DECLINE;
     if go_on && !sock.has(flag::LEAVE) {
         publish_taken(&sock, slot);
         slot.gate(sock.role().peer()).open();
