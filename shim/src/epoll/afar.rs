@@ -205,7 +205,10 @@ pub fn outlived(sock: Sock) {
     }
     let (used, left) = standing();
     if left && watch(sock) {
-        told(sock);
+        // What only a relative uses is marked by it, who sees the connection as it is.
+        if used {
+            told(sock);
+        }
     } else if left && used {
         // Of all that is not in memory still the kernel can tell.
         super::convert::restore(sock.conn);

@@ -111,6 +111,14 @@ fn collect(
     let mut spun = false;
     loop {
         reg::make_up();
+        if afar::any() {
+            // What the set has of those is part of what the lookout says of them, and no news behind it.
+            let places = out.max;
+            out.max = places / 2;
+            let asked = ask_kernel(set, out, Some(0), mask);
+            out.max = places;
+            asked?;
+        }
         // First the hints, then what is hot: see `Hints::take`.
         let due = due(set);
         let hinted = due && set.take_hints();
