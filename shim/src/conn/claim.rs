@@ -105,9 +105,8 @@ fn attempt(sock: Sock) {
                     sock.reclaim_at.store(0, Relaxed);
                     return sock.reason(code);
                 }
-                return later(&sock, code);
+                later(&sock, code);
             }
-            hope::claimed(sock.claimed_at.load(Relaxed));
         }
         Err(Verdict::Never(code)) => sock.bar(code),
         Err(Verdict::Later(code)) => later(&sock, code),
@@ -137,6 +136,7 @@ fn tire(sock: Sock) {
 /// The other end has not claimed the connection. The next attempt is at a total that both ends come to at
 /// the same time, so that one which claims late still meets the other.
 fn given_back(conn: &Conn) {
+    hope::unanswered();
     conn.reason(reason::NO_PEER_YET);
     conn.reclaim_at.store(hope::next(conn.tcp_bytes()), Relaxed);
 }

@@ -1,22 +1,18 @@
 //! How likely it is that a claim of this process is answered. Where the other ends are no programs under the
-//! library none is, and each costs both this process and the daemon: a few are tried, then only one now and
+//! library none is, and each costs both this process and the daemon: when some have come to nothing, there is only one now and
 //! then for each connection.
 
 use super::Conn;
-use crate::clock;
 use crate::config::{self, Policy};
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicI32, Ordering::*};
 
-/// Claims that this process may still make at any time without one being answered.
+/// So many more claims of this process may be taken back without an answer before it makes them seldom. Those that
+/// wait do not count: the other ends may be about to claim the same connections in another order.
 static CREDIT: AtomicI32 = AtomicI32::new(FIRST);
 const FIRST: i32 = 64;
 /// What an answered claim brings: one in so many keeps the others going.
 const ANSWERED: i32 = 8;
 const MOST: i32 = 1024;
-
-/// When the last claim was made (monotonic nanoseconds), and how long those who have no credit wait for what comes of it.
-static LAST: AtomicU64 = AtomicU64::new(0);
-const ANSWER_NS: u64 = 100_000_000;
 
 /// Without credit a connection is claimed at totals of 64 KiB, 1 MiB, 16 MiB and so on: both ends come to them
 /// at the same time, and one that has credit claims there too.
@@ -49,16 +45,13 @@ pub fn may_claim(conn: &Conn) -> bool {
     if due || CREDIT.load(Relaxed) > 0 || config::policy() == Policy::Eager {
         return true;
     }
-    if clock::now().saturating_sub(LAST.load(Relaxed)) > ANSWER_NS {
-        conn.reclaim_at
-            .store(next_seldom(conn.tcp_bytes()), Relaxed);
-    }
+    conn.reclaim_at
+        .store(next_seldom(conn.tcp_bytes()), Relaxed);
     false
 }
 
-/// At this time, and nobody has answered yet.
-pub fn claimed(now: u64) {
-    LAST.store(now, Relaxed);
+/// A claim was taken back.
+pub fn unanswered() {
     // Not below what one answer makes up for.
     let _ = CREDIT.fetch_update(Relaxed, Relaxed, |left| Some((left - 1).max(0)));
 }
