@@ -115,36 +115,31 @@ fn set_contacted(conn: &Conn) {
 /// The handshake ended without SMC: the connection is plain again, for good unless it had not begun.
 fn over(sock: Sock, slot: &PairSlot) {
     let void = sock.step.load(Acquire) == step::VOID;
-    if void {
-        epoll::restore(sock.conn);
-    }
-    // A registration that has to keep our tag is ours for good.
-    let again = void && !sock.has(flag::LEAVE) && !epoll::tags(sock.conn);
     let Some(held) = sock.rx.lock.try_lock() else {
         return;
     };
-    let moved = leave_handshake(sock, slot, again);
+    let moved = leave_handshake(sock, slot);
     sock.rx.lock.unlock(held);
-    if moved {
-        let why = sock.row().reason.load(Relaxed);
-        trace::event(&sock, Kind::HandshakeOver, why, 0);
-        epoll::restore(sock.conn);
+    if !moved {
+        return;
+    }
+    let why = sock.row().reason.load(Relaxed);
+    trace::event(&sock, Kind::HandshakeOver, why, 0);
+    // With the phase changed: this looks at the connection, and would come here again.
+    epoll::restore(sock.conn);
+    // A registration that has to keep our tag is ours for good.
+    if void && !sock.has(flag::LEAVE) && !epoll::tags(sock.conn) {
+        sock.clear(flag::GATED);
+        claim::missed(sock.conn, reason::NO_PEER_YET);
+        sock.change_phase(phase::BARRED, phase::PLAIN);
     }
 }
 
 /// The caller holds the receive lock, so that nobody opens the gate anew.
-fn leave_handshake(sock: Sock, slot: &PairSlot, again: bool) -> bool {
+fn leave_handshake(sock: Sock, slot: &PairSlot) -> bool {
     let shut = slot.gate(sock.role().peer()).shut();
     let moved = slot.direction(sock.role().peer()).load().carrier != Carrier::Tcp;
     // As long as a message of ours lies unread, an end of the peer's may look like a reset.
     let unread = slot.gate(sock.role()).state() == GateState::Busy;
-    if !shut || moved || unread || sock.on_ring() {
-        return false;
-    }
-    if !again {
-        return sock.change_phase(phase::PAIRED, phase::BARRED);
-    }
-    sock.clear(flag::GATED);
-    claim::missed(sock.conn, reason::NO_PEER_YET);
-    sock.change_phase(phase::PAIRED, phase::PLAIN)
+    !(moved || unread || sock.on_ring()) && shut && sock.change_phase(phase::PAIRED, phase::BARRED)
 }
