@@ -2,7 +2,7 @@
 //! keeps the file for such a call: it goes on, and the connection ends with it. So do we, with a
 //! descriptor of our own.
 
-use super::{Conn, Sock, close, flag};
+use super::{Conn, Sock, close, flag, phase};
 use crate::{ctx, epoll, family, fds, os, ownfd, wait};
 use protocol::stats::ROWS;
 use std::ffi::{c_int, c_void};
@@ -78,7 +78,9 @@ fn release(conn: &'static Conn) {
     if fd >= 0 {
         let sock = Sock { fd, conn };
         close::end(sock, || {
-            if conn.has(flag::LATE) {
+            // Not where others hold it as well: for them it goes on.
+            let last = conn.holders.load(Acquire) <= 1 && conn.phase() == phase::PAIRED;
+            if last && conn.has(flag::LATE) {
                 let _ = os::shutdown(fd, libc::SHUT_WR);
             }
             ownfd::close(fd);
