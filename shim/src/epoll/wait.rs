@@ -111,17 +111,18 @@ fn collect(
     let mut spun = false;
     loop {
         reg::make_up();
-        if afar::any() {
+        let mut asked = None;
+        if afar::any() && out.max > 1 {
             // What the set has of those is part of what the lookout says of them, and no news behind it.
             let places = out.max;
             out.max = places / 2;
-            let asked = ask_kernel(set, out, Some(0), mask);
+            let result = ask_kernel(set, out, Some(0), mask);
             out.max = places;
-            asked?;
+            asked = Some(result?);
         }
         // First the hints, then what is hot: see `Hints::take`.
-        let due = due(set);
-        let hinted = due && set.take_hints();
+        let due = asked.is_none() && due(set);
+        let hinted = (due || asked.is_some()) && set.take_hints();
         // When it is the kernel's turn, places are left to it.
         let places = out.max;
         let its_turn = set.filled.load(Relaxed) >= KERNEL_TURN;
@@ -139,7 +140,11 @@ fn collect(
             return Ok(());
         }
         if out.used != 0 || its_turn || timeout == Some(0) {
-            let rung = ask_kernel(set, out, Some(0), mask)?;
+            // Not twice: it would say once more what holds.
+            let rung = match asked {
+                Some(rung) => rung,
+                None => ask_kernel(set, out, Some(0), mask)?,
+            };
             // With what the kernel has told of ours.
             scan(set, out);
             if out.used == 0 && rung {
