@@ -177,3 +177,18 @@ impl Lock {
         self.owner.store(0, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_published_once() {
+        let position = AtomicU64::new(5);
+        assert!(publish(&position, 5, 9));
+        assert_eq!(position.load(Ordering::Relaxed), 9);
+        // A signal handler was here.
+        assert!(!publish(&position, 5, 12));
+        assert_eq!(position.load(Ordering::Relaxed), 9);
+    }
+}
