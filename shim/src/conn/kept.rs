@@ -151,10 +151,11 @@ pub fn forked() {
             calls.store(0, Relaxed);
             let fd = kept.swap(0, Relaxed) - 1;
             if fd >= 0 {
-                ownfd::close(fd);
+                // The parent keeps it, and the kernel's sets go on reporting it.
                 if let Some(conn) = family::conn(index) {
-                    epoll::forget(conn);
+                    epoll::outlived(Sock { fd, conn });
                 }
+                ownfd::close(fd);
             }
         }
     }
