@@ -1,5 +1,6 @@
 //! Calls that move data between two descriptors inside the kernel.
 
+use crate::calls::io::or_anew;
 use crate::calls::transfer;
 use crate::calls::way::{self, Way};
 use crate::conn::rx::{Sink, available};
@@ -51,10 +52,11 @@ pub unsafe fn sendfile(
             }
             // SAFETY: null or the program's.
             let sent = unsafe { send_file(sock, (input, size), offset, count) };
-            sent.unwrap_or_else(|| {
+            let sent = sent.unwrap_or_else(|| {
                 revert::leave(sock, reason::SOCKOPT);
                 kernel()
-            })
+            });
+            or_anew(sent, kernel)
         }
         (Way::Plain(sock) | Way::Careful(sock), _) => {
             revert::leave(sock, reason::SOCKOPT);
@@ -106,7 +108,7 @@ unsafe fn send_file(
         Source::File(file, start + done as off_t, count - done)
     });
     // Where there is room, the copy itself says so.
-    if n < 0 && errno::get() == libc::EAGAIN && unreadable() {
+    if n == -1 && errno::get() == libc::EAGAIN && unreadable() {
         return Some(errno::fail(libc::EBADF));
     }
     if n > 0 {
@@ -163,10 +165,12 @@ pub unsafe fn splice(
         // Arguments that the kernel refuses anyway.
         _ if !off_in.is_null() || !off_out.is_null() || len == 0 => kernel(),
         (Way::Plain(sock) | Way::Careful(sock), _) => {
-            note_splice(sock, splice_out(sock, output, len, flags, kernel))
+            let n = splice_out(sock, output, len, flags, kernel);
+            note_splice(sock, or_anew(n, kernel))
         }
         (_, Way::Plain(sock) | Way::Careful(sock)) => {
-            note_splice(sock, splice_in(sock, input, len, flags, kernel))
+            let n = splice_in(sock, input, len, flags, kernel);
+            note_splice(sock, or_anew(n, kernel))
         }
         _ => kernel(),
     }
@@ -227,7 +231,7 @@ fn splice_out(
         if (room >= 4096 || (room > 0 && available(&sock) as usize <= room)) && !full() {
             let n = len.min(room);
             let n = transfer::receive(sock, n, 0, |done| Sink::Descriptor(pipe, n - done));
-            if n >= 0 || errno::get() != libc::EAGAIN || !wait || !full() {
+            if n != -1 || errno::get() != libc::EAGAIN || !wait || !full() {
                 return n;
             }
         }

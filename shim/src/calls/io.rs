@@ -72,9 +72,30 @@ fn careful_writev(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -> ssize_t {
     }
 }
 
+/// What a careful call gave; if the kernel is to begin it anew, what that says.
+#[inline]
+pub(super) fn or_anew(n: ssize_t, kernel: impl FnOnce() -> ssize_t) -> ssize_t {
+    match n {
+        transfer::ANEW => kernel(),
+        n => n,
+    }
+}
+
 /// Runs a receive on its way: `kernel` as the program called it, or the careful one.
 #[inline]
 pub(super) fn receive(
+    entry: Entry,
+    fd: c_int,
+    flags: c_int,
+    kernel: impl Fn() -> ssize_t,
+    careful: impl FnOnce(Sock) -> ssize_t,
+) -> ssize_t {
+    or_anew(receive_once(entry, fd, flags, &kernel, careful), kernel)
+}
+
+/// As [`receive`], but for what is to be begun anew.
+#[inline]
+pub(super) fn receive_once(
     entry: Entry,
     fd: c_int,
     flags: c_int,
@@ -103,8 +124,21 @@ pub(super) fn receive(
     }
 }
 
+/// Likewise a send.
 #[inline]
 pub(super) fn send_way(
+    entry: Entry,
+    fd: c_int,
+    flags: c_int,
+    kernel: impl Fn() -> ssize_t,
+    careful: impl FnOnce(Sock) -> ssize_t,
+) -> ssize_t {
+    or_anew(send_once(entry, fd, flags, &kernel, careful), kernel)
+}
+
+/// As [`send_way`], but for what is to be begun anew.
+#[inline]
+pub(super) fn send_once(
     entry: Entry,
     fd: c_int,
     flags: c_int,
@@ -145,14 +179,16 @@ fn long_send(
     buf: *const c_void,
     len: size_t,
     flags: c_int,
+    kernel: impl FnOnce() -> ssize_t,
 ) -> Option<ssize_t> {
     if len <= LONG || flags & !USUAL != 0 {
         return None;
     }
     match way::of(e, fd) {
-        Way::Plain(sock) if sock.phase() == phase::PLAIN => {
-            Some(careful_send(sock, Iov::single(buf, len), flags))
-        }
+        Way::Plain(sock) if sock.phase() == phase::PLAIN => Some(or_anew(
+            careful_send(sock, Iov::single(buf, len), flags),
+            kernel,
+        )),
         _ => None,
     }
 }
@@ -232,17 +268,14 @@ unsafe fn vector(iov: *const iovec, count: c_int) -> Result<Iov, i32> {
 /// As for the C function.
 #[inline(never)]
 pub unsafe fn write(e: Entry, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
-    if let Some(n) = put(e, fd, buf, len, 0).or_else(|| long_send(e, fd, buf, len, 0)) {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::write(fd, buf, len) };
+    if let Some(n) = put(e, fd, buf, len, 0).or_else(|| long_send(e, fd, buf, len, 0, kernel)) {
         return n;
     }
-    send_way(
-        e,
-        fd,
-        0,
-        // SAFETY: the caller's own arguments.
-        || unsafe { real::write(fd, buf, len) },
-        |sock| careful_send(sock, Iov::single(buf, len), 0),
-    )
+    send_way(e, fd, 0, kernel, |sock| {
+        careful_send(sock, Iov::single(buf, len), 0)
+    })
 }
 
 /// writev.
@@ -402,17 +435,16 @@ pub unsafe fn recvfrom(
 /// As for the C function.
 #[inline(never)]
 pub unsafe fn send(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
-    if let Some(n) = put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags)) {
+    // SAFETY: the caller's own arguments.
+    let kernel = || unsafe { real::send(fd, buf, len, flags) };
+    if let Some(n) =
+        put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags, kernel))
+    {
         return n;
     }
-    send_way(
-        e,
-        fd,
-        flags,
-        // SAFETY: the caller's own arguments.
-        || unsafe { real::send(fd, buf, len, flags) },
-        |sock| careful_send(sock, Iov::single(buf, len), flags),
-    )
+    send_way(e, fd, flags, kernel, |sock| {
+        careful_send(sock, Iov::single(buf, len), flags)
+    })
 }
 
 /// `sizeof(struct sockaddr_storage)`
@@ -438,7 +470,9 @@ pub unsafe fn sendto(
         // The kernel refuses it, before it sends anything.
         return kernel();
     }
-    if let Some(n) = put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags)) {
+    if let Some(n) =
+        put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags, kernel))
+    {
         return n;
     }
     send_way(e, fd, flags, kernel, |sock| {

@@ -1,6 +1,7 @@
 //! The message calls: recvmsg, sendmsg and their many-message forms.
 
-use crate::calls::io::{careful_receive, careful_send, receive, send_way};
+use crate::calls::io::{careful_receive, careful_send, receive, receive_once, send_once, send_way};
+use crate::calls::transfer::ANEW;
 use crate::calls::way::{self, Way};
 use crate::calls::{inq, poll};
 use crate::conn::{Sock, kept};
@@ -136,10 +137,21 @@ pub unsafe fn recvmmsg(
             n
         }
         // The connection is held for the whole of the call.
-        Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
-            // SAFETY: the caller's own arguments.
-            unsafe { receive_in_time(e, sock, msgs, count.min(MOST), flags, timeout) }
-        }),
+        Way::Plain(sock) | Way::Careful(sock) => or_anew(
+            kept::during(sock.conn, || {
+                // SAFETY: the caller's own arguments.
+                unsafe { receive_in_time(e, sock, msgs, count.min(MOST), flags, timeout) }
+            }),
+            kernel,
+        ),
+    }
+}
+
+/// What a call for many gave, see [`crate::calls::io::or_anew`].
+fn or_anew(n: c_int, kernel: impl FnOnce() -> c_int) -> c_int {
+    match n as ssize_t {
+        ANEW => kernel(),
+        _ => n,
     }
 }
 
@@ -209,23 +221,29 @@ unsafe fn receive_each(
         }
         // SAFETY: the program promises `count` entries.
         let entry = unsafe { &mut *entry };
+        let header = &raw mut entry.msg_hdr;
         let n = match kept::again(sock) {
-            // SAFETY: likewise.
-            Some(now) if now.fd == sock.fd => unsafe {
-                recvmsg(e, now.fd, &mut entry.msg_hdr, flags_now)
-            },
+            Some(now) if now.fd == sock.fd => receive_once(
+                e,
+                now.fd,
+                flags_now,
+                // SAFETY: likewise.
+                || unsafe { real::recvmsg(now.fd, header, flags_now) },
+                // SAFETY: likewise.
+                |sock| unsafe { careful_recvmsg(sock, header, flags_now) },
+            ),
             Some(now) => {
                 sock = now;
                 // SAFETY: likewise.
-                unsafe { careful_recvmsg(now, &mut entry.msg_hdr, flags_now) }
+                unsafe { careful_recvmsg(now, header, flags_now) }
             }
             None => errno::fail(libc::EBADF),
         };
         if n < 0 {
-            if i > 0 {
+            if i > 0 && n != ANEW {
                 sock.owe(errno::get());
             }
-            return given(i, -1);
+            return given(i, n as c_int);
         }
         entry.msg_len = n as c_uint;
         if flags & libc::MSG_WAITFORONE != 0 {
@@ -273,10 +291,13 @@ pub unsafe fn sendmmsg(
             n
         }
         // The connection is held for the whole of the call.
-        Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
-            // SAFETY: the caller's own arguments.
-            unsafe { send_each(e, sock, msgs, count.min(MOST), flags) }
-        }),
+        Way::Plain(sock) | Way::Careful(sock) => or_anew(
+            kept::during(sock.conn, || {
+                // SAFETY: the caller's own arguments.
+                unsafe { send_each(e, sock, msgs, count.min(MOST), flags) }
+            }),
+            kernel,
+        ),
     }
 }
 
@@ -297,8 +318,15 @@ unsafe fn send_each(
         // SAFETY: the program promises `count` entries.
         let entry = unsafe { &mut *entry };
         let n = match kept::again(sock) {
-            // SAFETY: likewise.
-            Some(now) if now.fd == sock.fd => unsafe { sendmsg(e, now.fd, &entry.msg_hdr, flags) },
+            Some(now) if now.fd == sock.fd => send_once(
+                e,
+                now.fd,
+                flags,
+                // SAFETY: likewise.
+                || unsafe { real::sendmsg(now.fd, &entry.msg_hdr, flags) },
+                // SAFETY: likewise.
+                |sock| unsafe { careful_sendmsg(sock, &entry.msg_hdr, flags) },
+            ),
             Some(now) => {
                 sock = now;
                 // SAFETY: likewise.
@@ -307,7 +335,7 @@ unsafe fn send_each(
             None => errno::fail(libc::EBADF),
         };
         if n < 0 {
-            return given(i, -1);
+            return given(i, n as c_int);
         }
         entry.msg_len = n as c_uint;
         // SAFETY: the program's list, which the send has read.

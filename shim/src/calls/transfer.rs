@@ -4,11 +4,16 @@
 use crate::conn::rx::{self, Got, Sink};
 use crate::conn::tx::{self, Put, Source};
 use crate::conn::{Sock, claim, flag, kept, phase, ready, revert};
+use crate::fds::{self, Meaning};
 use crate::wait::{self, Wake, Want};
-use crate::{clock, errno, fds, os, signals};
+use crate::{clock, errno, os, signals};
 use libc::{c_int, ssize_t};
 use protocol::reason;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
+
+/// What a call gives that a signal has interrupted, and that is to be begun anew on what its number means by now,
+/// which is no connection.
+pub const ANEW: ssize_t = -2;
 
 /// How a call may wait.
 struct Patience {
@@ -36,6 +41,8 @@ enum Stop {
     Interrupted,
     /// The descriptor is another one's now.
     Closed,
+    /// See [`ANEW`].
+    Anew,
 }
 
 impl Patience {
@@ -106,10 +113,11 @@ impl Patience {
     /// A signal has interrupted the call, and the kernel begins it anew: with what holds by now, and on
     /// what the number means by now.
     fn begin_anew(&mut self) -> Result<(), Stop> {
-        self.sock = match fds::sock(self.fd) {
-            Some(now) => now,
-            None if os::fcntl(self.fd, libc::F_GETFD, 0).is_err() => return Err(Stop::Closed),
-            None => kept::again(self.sock).ok_or(Stop::Closed)?,
+        self.sock = match fds::decode(fds::get(self.fd), self.fd) {
+            Meaning::Conn(now) => now,
+            // By which a call for many messages goes on.
+            Meaning::Ours => kept::again(self.sock).ok_or(Stop::Closed)?,
+            _ => return Err(Stop::Anew),
         };
         self.nonblock |= self.sock.has(flag::NONBLOCK);
         Ok(())
@@ -128,7 +136,7 @@ impl Patience {
             let stop = self.wait(want, done).err()?;
             if self.takes_first
                 && !self.nonblock
-                && !matches!(stop, Stop::Closed)
+                && !matches!(stop, Stop::Closed | Stop::Anew)
                 && let Some(sock) = kept::again(self.sock)
                 && kept_back(sock)
             {
@@ -137,9 +145,10 @@ impl Patience {
             }
             stop
         };
-        Some(match done {
-            0 => errno::fail(stop.errno()),
-            n => n as ssize_t,
+        Some(match (done, stop.errno()) {
+            (0, Some(e)) => errno::fail(e),
+            (0, None) => ANEW,
+            (n, _) => n as ssize_t,
         })
     }
 }
@@ -150,11 +159,12 @@ fn kept_back(sock: Sock) -> bool {
 }
 
 impl Stop {
-    fn errno(self) -> i32 {
+    fn errno(self) -> Option<i32> {
         match self {
-            Stop::WouldBlock => libc::EAGAIN,
-            Stop::Interrupted => libc::EINTR,
-            Stop::Closed => libc::EBADF,
+            Stop::WouldBlock => Some(libc::EAGAIN),
+            Stop::Interrupted => Some(libc::EINTR),
+            Stop::Closed => Some(libc::EBADF),
+            Stop::Anew => None,
         }
     }
 }

@@ -99,11 +99,11 @@ pub fn says_gone(sock: Sock, from_kernel: i16) -> bool {
     gone != 0
 }
 
-/// Whether the kernel says so. Not of a shutdown of this end by another process to which it was passed, or
-/// under another entry.
+/// Whether the peer has ended the stream. Behind an own shutdown poll says the same before and after, and one of another
+/// process to which this end was passed, or under another entry, is no end: the state of the connection tells.
 pub fn has_ended(sock: Sock) -> bool {
-    let seen = os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0);
-    says_gone(sock, seen) && os::end_of(sock.fd) != os::End::Open
+    let said = || says_gone(sock, os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0));
+    (sock.has(flag::SHUT_RD) || said()) && os::end_of(sock.fd) != os::End::Open
 }
 
 /// Whether the kernel has a lasting answer about the end of the stream, which is to be part of each

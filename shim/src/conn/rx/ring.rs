@@ -1,7 +1,7 @@
 //! A step of a receive while the ring carries the direction, or has carried it.
 
 use super::{Got, Sink, confirm, consumer, left_behind, tcp};
-use crate::conn::{Conn, Sock, died, flag, revert};
+use crate::conn::{Conn, Sock, died, flag, ready, revert};
 use crate::iov::pour;
 use crate::{clock, lock, os, trace};
 use protocol::shm::cdc::{self, Cursor};
@@ -223,7 +223,7 @@ fn ended(sock: Sock, look: Result<usize, i32>) -> Got {
         return Got::Error(error);
     }
     // After our own shutdown the kernel's 0 says nothing about the peer.
-    if !sock.has(flag::SHUT_RD | flag::DEAD) && died::killed_with_unread(&sock) {
+    if !sock.has(flag::DEAD) && died::killed_with_unread(&sock) && ready::has_ended(sock) {
         return Got::Error(died::reset(sock));
     }
     Got::Bytes(0)

@@ -105,7 +105,7 @@ pub fn receive(sock: Sock, sink: Sink<'_>, flags: c_int, limit: usize) -> Got {
         }
         // What it sent last came over TCP, and what it left on the ring was not read.
         Ok(0)
-            if !sock.has(flag::SHUT_RD | flag::DEAD)
+            if !sock.has(flag::DEAD)
                 && died::killed_with_unread(&sock)
                 && ready::has_ended(sock) =>
         {

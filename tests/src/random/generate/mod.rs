@@ -299,7 +299,7 @@ impl Model {
         }
         if sleeps && let Kind::End(conn, side) = self.kind(actor, slot) {
             self.ends[conn][side].receiver = true;
-            self.rests[actor] = Some((conn, side));
+            self.rest(actor, Some((conn, side)));
         }
         if sleeps && self.once_in(8) {
             self.push(
@@ -343,7 +343,7 @@ impl Model {
             return false;
         }
         end.waiter = true;
-        self.rests[actor] = Some((conn, side));
+        self.rest(actor, Some((conn, side)));
         true
     }
 
@@ -355,6 +355,13 @@ impl Model {
             let end = &self.ends[conn][side];
             end.receiver || end.waiter
         })
+    }
+
+    /// An actor may fall asleep, until something comes for that end; unless it sleeps already.
+    fn rest(&mut self, actor: usize, end: Option<(usize, usize)>) {
+        if !self.rests(actor) {
+            self.rests[actor] = end;
+        }
     }
 
     fn make_set(&mut self, actor: usize) {
@@ -401,7 +408,7 @@ impl Model {
             for (conn, side) in &self.in_sets {
                 self.ends[*conn][*side].waiter = true;
             }
-            self.rests[actor] = self.in_sets.first().copied();
+            self.rest(actor, self.in_sets.first().copied());
         }
         let timeout = if forever { -1 } else { self.pick(&[0, 0, 8]) };
         let (max, how) = (self.pick(&[1, 8, 8, 32, 0]), self.below(4) as i64);
