@@ -54,6 +54,9 @@ pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
 
 /// Ends the connection here, under a descriptor that the program does not see.
 pub fn end(sock: Sock, kernel_close: impl FnOnce() -> c_int) {
+    if sock.holders.load(Acquire) > 1 {
+        epoll::outlived(sock);
+    }
     prepare(sock);
     epoll::forget(sock.conn);
     gone(sock.conn, sock.conn.pair.load(Relaxed), kernel_close);

@@ -147,9 +147,9 @@ fn give_back(table: &'static Table, conn: &Conn, reg: &'static Reg) {
         return own(set, reg);
     }
     if tag(reg) {
-        let told = |reg: &Reg| set.sift(reg) && reg.report(false) == 0;
+        let sifted = set.sift(reg);
         // What came since, the kernel has told with what holds.
-        if !fired && !told(reg) {
+        if !fired && (!sifted || reg.report(false) != 0) {
             return own(set, reg);
         }
         reg.state.store(state::TAGGED, Release);
@@ -157,11 +157,13 @@ fn give_back(table: &'static Table, conn: &Conn, reg: &'static Reg) {
     }
 }
 
-/// Puts the program's registration into the kernel's set under our tag.
+/// Puts the program's registration into the kernel's set under our tag. One that has fired is to fire there too, and be
+/// sifted: only then does the kernel say nothing more of it, not even an end.
 fn tag(reg: &Reg) -> bool {
+    let room = || os::poll_one(reg.fd.load(Relaxed), libc::POLLOUT, 0).unwrap_or(0);
     let asked = match reg.disarmed.load(Relaxed) {
         0 => reg.asked(),
-        _ => 0,
+        _ => libc::EPOLLONESHOT as u32 | (room() & libc::POLLOUT) as u32,
     };
     let event = libc::epoll_event {
         events: asked | libc::EPOLLET as u32,
