@@ -1,6 +1,5 @@
 //! Calls that move data between two descriptors inside the kernel.
 
-use crate::calls::io::or_anew;
 use crate::calls::transfer;
 use crate::calls::way::{self, Way};
 use crate::conn::rx::{Sink, available};
@@ -34,7 +33,8 @@ pub unsafe fn sendfile(
 ) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::sendfile(output, input, offset, count) };
-    match (way::of(e_out, output), way::of(e_in, input)) {
+    let now = || (fds::get(output), fds::get(input));
+    let once = |(e_out, e_in)| match (way::of(e_out, output), way::of(e_in, input)) {
         (Way::Ours, _) | (_, Way::Ours) => errno::fail(libc::EBADF),
         (Way::Settled(sock), _) => {
             let n = kernel();
@@ -52,18 +52,18 @@ pub unsafe fn sendfile(
             }
             // SAFETY: null or the program's.
             let sent = unsafe { send_file(sock, (input, size), offset, count) };
-            let sent = sent.unwrap_or_else(|| {
+            sent.unwrap_or_else(|| {
                 revert::leave(sock, reason::SOCKOPT);
                 kernel()
-            });
-            or_anew(sent, kernel)
+            })
         }
         (Way::Plain(sock) | Way::Careful(sock), _) => {
             revert::leave(sock, reason::SOCKOPT);
             kernel()
         }
         _ => kernel(),
-    }
+    };
+    transfer::to_the_end((e_out, e_in), now, once)
 }
 
 /// A file of that size. `None`: it holds more than its size says (procfs), and only the kernel knows
@@ -140,7 +140,8 @@ pub unsafe fn splice(
 ) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::splice(input, off_in, output, off_out, len, flags) };
-    match (way::of(e_in, input), way::of(e_out, output)) {
+    let now = || (fds::get(input), fds::get(output));
+    let once = |(e_in, e_out)| match (way::of(e_in, input), way::of(e_out, output)) {
         (Way::Ours, _) | (_, Way::Ours) => errno::fail(libc::EBADF),
         (Way::Settled(sock), _) => {
             let n = kernel();
@@ -165,15 +166,14 @@ pub unsafe fn splice(
         // Arguments that the kernel refuses anyway.
         _ if !off_in.is_null() || !off_out.is_null() || len == 0 => kernel(),
         (Way::Plain(sock) | Way::Careful(sock), _) => {
-            let n = splice_out(sock, output, len, flags, kernel);
-            note_splice(sock, or_anew(n, kernel))
+            note_splice(sock, splice_out(sock, output, len, flags, kernel))
         }
         (_, Way::Plain(sock) | Way::Careful(sock)) => {
-            let n = splice_in(sock, input, len, flags, kernel);
-            note_splice(sock, or_anew(n, kernel))
+            note_splice(sock, splice_in(sock, input, len, flags, kernel))
         }
         _ => kernel(),
-    }
+    };
+    transfer::to_the_end((e_in, e_out), now, once)
 }
 
 /// A splice has moved `n` bytes. TCP passes long ones on without a copy; from and to a ring they are copied

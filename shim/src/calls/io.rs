@@ -5,7 +5,7 @@ use crate::calls::way::{self, Way};
 use crate::conn::rx::Sink;
 use crate::conn::tx::Source;
 use crate::conn::{Sock, phase, quick};
-use crate::fds::Entry;
+use crate::fds::{self, Entry};
 use crate::iov::{FAULT_LATER, Iov, wild};
 use crate::{errno, real};
 use libc::{c_int, c_void, iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
@@ -72,15 +72,6 @@ fn careful_writev(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -> ssize_t {
     }
 }
 
-/// What a careful call gave; if the kernel is to begin it anew, what that says.
-#[inline]
-pub(super) fn or_anew(n: ssize_t, kernel: impl FnOnce() -> ssize_t) -> ssize_t {
-    match n {
-        transfer::ANEW => kernel(),
-        n => n,
-    }
-}
-
 /// Runs a receive on its way: `kernel` as the program called it, or the careful one.
 #[inline]
 pub(super) fn receive(
@@ -88,12 +79,13 @@ pub(super) fn receive(
     fd: c_int,
     flags: c_int,
     kernel: impl Fn() -> ssize_t,
-    careful: impl FnOnce(Sock) -> ssize_t,
+    careful: impl Fn(Sock) -> ssize_t,
 ) -> ssize_t {
-    or_anew(receive_once(entry, fd, flags, &kernel, careful), kernel)
+    let once = |entry| receive_once(entry, fd, flags, &kernel, &careful);
+    transfer::to_the_end(entry, || fds::get(fd), once)
 }
 
-/// As [`receive`], but for what is to be begun anew.
+/// As [`receive`], until it is to be begun anew.
 #[inline]
 pub(super) fn receive_once(
     entry: Entry,
@@ -131,12 +123,13 @@ pub(super) fn send_way(
     fd: c_int,
     flags: c_int,
     kernel: impl Fn() -> ssize_t,
-    careful: impl FnOnce(Sock) -> ssize_t,
+    careful: impl Fn(Sock) -> ssize_t,
 ) -> ssize_t {
-    or_anew(send_once(entry, fd, flags, &kernel, careful), kernel)
+    let once = |entry| send_once(entry, fd, flags, &kernel, &careful);
+    transfer::to_the_end(entry, || fds::get(fd), once)
 }
 
-/// As [`send_way`], but for what is to be begun anew.
+/// As [`send_way`], until it is to be begun anew.
 #[inline]
 pub(super) fn send_once(
     entry: Entry,
@@ -171,26 +164,25 @@ pub(super) fn send_once(
 /// connection could not be upgraded before its end.
 const LONG: size_t = 256 << 10;
 
-/// Sends in pieces, when the send is long and the connection may still be upgraded.
+/// A send from one buffer, which may be long.
 #[inline]
-fn long_send(
+fn send_buffer(
     e: Entry,
     fd: c_int,
-    buf: *const c_void,
-    len: size_t,
+    (buf, len): (*const c_void, size_t),
     flags: c_int,
-    kernel: impl FnOnce() -> ssize_t,
-) -> Option<ssize_t> {
-    if len <= LONG || flags & !USUAL != 0 {
-        return None;
+    kernel: impl Fn() -> ssize_t,
+) -> ssize_t {
+    if let Some(n) = put(e, fd, buf, len, flags) {
+        return n;
     }
-    match way::of(e, fd) {
-        Way::Plain(sock) if sock.phase() == phase::PLAIN => Some(or_anew(
-            careful_send(sock, Iov::single(buf, len), flags),
-            kernel,
-        )),
-        _ => None,
-    }
+    let careful = |sock| careful_send(sock, Iov::single(buf, len), flags);
+    let long = len > LONG && flags & !USUAL == 0;
+    let once = |e| match way::of(e, fd) {
+        Way::Plain(sock) if long && sock.phase() == phase::PLAIN => careful(sock),
+        _ => send_once(e, fd, flags, &kernel, careful),
+    };
+    transfer::to_the_end(e, || fds::get(fd), once)
 }
 
 /// Flags that need no second look.
@@ -270,12 +262,7 @@ unsafe fn vector(iov: *const iovec, count: c_int) -> Result<Iov, i32> {
 pub unsafe fn write(e: Entry, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::write(fd, buf, len) };
-    if let Some(n) = put(e, fd, buf, len, 0).or_else(|| long_send(e, fd, buf, len, 0, kernel)) {
-        return n;
-    }
-    send_way(e, fd, 0, kernel, |sock| {
-        careful_send(sock, Iov::single(buf, len), 0)
-    })
+    send_buffer(e, fd, (buf, len), 0, kernel)
 }
 
 /// writev.
@@ -437,14 +424,7 @@ pub unsafe fn recvfrom(
 pub unsafe fn send(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::send(fd, buf, len, flags) };
-    if let Some(n) =
-        put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags, kernel))
-    {
-        return n;
-    }
-    send_way(e, fd, flags, kernel, |sock| {
-        careful_send(sock, Iov::single(buf, len), flags)
-    })
+    send_buffer(e, fd, (buf, len), flags, kernel)
 }
 
 /// `sizeof(struct sockaddr_storage)`
@@ -470,12 +450,5 @@ pub unsafe fn sendto(
         // The kernel refuses it, before it sends anything.
         return kernel();
     }
-    if let Some(n) =
-        put(e, fd, buf, len, flags).or_else(|| long_send(e, fd, buf, len, flags, kernel))
-    {
-        return n;
-    }
-    send_way(e, fd, flags, kernel, |sock| {
-        careful_send(sock, Iov::single(buf, len), flags)
-    })
+    send_buffer(e, fd, (buf, len), flags, kernel)
 }

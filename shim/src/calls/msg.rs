@@ -1,11 +1,11 @@
 //! The message calls: recvmsg, sendmsg and their many-message forms.
 
 use crate::calls::io::{careful_receive, careful_send, receive, receive_once, send_once, send_way};
-use crate::calls::transfer::ANEW;
+use crate::calls::transfer::{self, ANEW};
 use crate::calls::way::{self, Way};
 use crate::calls::{inq, poll};
 use crate::conn::{Sock, kept};
-use crate::fds::Entry;
+use crate::fds::{self, Entry};
 use crate::iov::{self, Iov};
 use crate::{clock, errno, os, real, signals};
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
@@ -121,7 +121,7 @@ pub unsafe fn recvmmsg(
 ) -> c_int {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::recvmmsg(fd, msgs, count, flags, timeout) };
-    match way::of(e, fd) {
+    let once = |e| match way::of(e, fd) {
         Way::Kernel => kernel(),
         Way::Ours => errno::fail(libc::EBADF),
         Way::Settled(sock) => {
@@ -137,22 +137,12 @@ pub unsafe fn recvmmsg(
             n
         }
         // The connection is held for the whole of the call.
-        Way::Plain(sock) | Way::Careful(sock) => or_anew(
-            kept::during(sock.conn, || {
-                // SAFETY: the caller's own arguments.
-                unsafe { receive_in_time(e, sock, msgs, count.min(MOST), flags, timeout) }
-            }),
-            kernel,
-        ),
-    }
-}
-
-/// What a call for many gave, see [`crate::calls::io::or_anew`].
-fn or_anew(n: c_int, kernel: impl FnOnce() -> c_int) -> c_int {
-    match n as ssize_t {
-        ANEW => kernel(),
-        _ => n,
-    }
+        Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
+            // SAFETY: the caller's own arguments.
+            unsafe { receive_in_time(e, sock, msgs, count.min(MOST), flags, timeout) }
+        }),
+    };
+    transfer::to_the_end(e, || fds::get(fd), once)
 }
 
 /// `UIO_MAXIOV`: messages of one call.
@@ -240,7 +230,7 @@ unsafe fn receive_each(
             None => errno::fail(libc::EBADF),
         };
         if n < 0 {
-            if i > 0 && n != ANEW {
+            if i > 0 && n != ssize_t::from(ANEW) {
                 sock.owe(errno::get());
             }
             return given(i, n as c_int);
@@ -275,7 +265,7 @@ pub unsafe fn sendmmsg(
 ) -> c_int {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::sendmmsg(fd, msgs, count, flags) };
-    match way::of(e, fd) {
+    let once = |e| match way::of(e, fd) {
         Way::Kernel => kernel(),
         Way::Ours => errno::fail(libc::EBADF),
         Way::Settled(sock) => {
@@ -291,14 +281,12 @@ pub unsafe fn sendmmsg(
             n
         }
         // The connection is held for the whole of the call.
-        Way::Plain(sock) | Way::Careful(sock) => or_anew(
-            kept::during(sock.conn, || {
-                // SAFETY: the caller's own arguments.
-                unsafe { send_each(e, sock, msgs, count.min(MOST), flags) }
-            }),
-            kernel,
-        ),
-    }
+        Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
+            // SAFETY: the caller's own arguments.
+            unsafe { send_each(e, sock, msgs, count.min(MOST), flags) }
+        }),
+    };
+    transfer::to_the_end(e, || fds::get(fd), once)
 }
 
 /// # Safety

@@ -11,9 +11,25 @@ use libc::{c_int, ssize_t};
 use protocol::reason;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-/// What a call gives that a signal has interrupted, and that is to be begun anew on what its number means by now,
-/// which is no connection.
-pub const ANEW: ssize_t = -2;
+/// What a call gives that a signal has interrupted, and that the kernel begins anew on what its number means by now:
+/// what that was before is let go of first.
+pub const ANEW: i8 = -2;
+
+/// Makes a call as often as it is begun anew; `entries`: what its numbers mean at first, `now`: by now.
+#[inline]
+pub fn to_the_end<E, R: PartialEq + From<i8>>(
+    mut entries: E,
+    now: impl Fn() -> E,
+    call: impl Fn(E) -> R,
+) -> R {
+    loop {
+        let result = call(entries);
+        if result != R::from(ANEW) {
+            return result;
+        }
+        entries = now();
+    }
+}
 
 /// How a call may wait.
 struct Patience {
@@ -110,11 +126,10 @@ impl Patience {
         Ok(())
     }
 
-    /// A signal has interrupted the call, and the kernel begins it anew: with what holds by now, and on
-    /// what the number means by now.
+    /// A signal has interrupted the call, and the kernel begins it anew, with what holds by now.
     fn begin_anew(&mut self) -> Result<(), Stop> {
         self.sock = match fds::decode(fds::get(self.fd), self.fd) {
-            Meaning::Conn(now) => now,
+            Meaning::Conn(now) if std::ptr::eq(now.conn, self.sock.conn) => now,
             // By which a call for many messages goes on.
             Meaning::Ours => kept::again(self.sock).ok_or(Stop::Closed)?,
             _ => return Err(Stop::Anew),
@@ -147,7 +162,7 @@ impl Patience {
         };
         Some(match (done, stop.errno()) {
             (0, Some(e)) => errno::fail(e),
-            (0, None) => ANEW,
+            (0, None) => ssize_t::from(ANEW),
             (n, _) => n as ssize_t,
         })
     }

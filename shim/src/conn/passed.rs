@@ -118,11 +118,11 @@ pub fn closed(conn: &Conn) {
     }
 }
 
-/// The connection that the descriptor means, if this process has it still and it has not left its ring
-/// altogether: what lies there is known here only.
+/// The connection that the descriptor means, if this process has it still and it was on a ring: it stays what it is, and
+/// what may lie there yet is known here only.
 fn at_home(fd: c_int) -> Option<&'static Conn> {
     fds::socks(0, c_int::MAX)
-        .filter(|sock| sock.phase() == phase::PAIRED && sock.has(flag::LEAVE))
+        .filter(|sock| sock.has(flag::LEAVE))
         .find(|sock| os::same_file(fd, sock.fd))
         .map(|sock| sock.conn)
 }
