@@ -11,6 +11,7 @@ mod convert;
 mod ctl;
 mod dormant;
 mod mine;
+mod quick;
 mod reg;
 mod report;
 mod set;

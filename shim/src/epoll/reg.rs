@@ -67,8 +67,6 @@ pub struct Reg {
     pub tries: AtomicU32,
     /// Edge-triggered: stamp of the last look that found nothing to report.
     pub quiet: AtomicU64,
-    /// What a look that found nothing went by: while it is the same, so is the answer.
-    pub calm: AtomicU64,
     /// Clock of the program's last change.
     pub armed: AtomicU64,
     /// Next registration of the same connection, index + 1.

@@ -11,17 +11,6 @@ use crate::conn::{Sock, flag, phase, rx, tx};
 use crate::os;
 use std::sync::atomic::Ordering::*;
 
-/// As [`mix`], for many words, one multiplication each and none waiting for another.
-fn mix_many<const N: usize>(words: [u64; N]) -> u64 {
-    let mut factor = 0xff51_afd7_ed55_8ccd_u64;
-    let mut sum = 0u64;
-    for word in words {
-        sum = sum.wrapping_add((word ^ factor).wrapping_mul(factor));
-        factor = factor.wrapping_add(0x9e37_79b9_7f4a_7c16);
-    }
-    sum | 1
-}
-
 /// Folds words into one that differs when they do, but for chance.
 fn mix<const N: usize>(words: [u64; N]) -> u64 {
     let mixed = words.iter().fold(0x9e37_79b9_7f4a_7c15, |sum: u64, word| {
@@ -48,43 +37,24 @@ impl Reg {
         let Some(sock) = self.sock() else {
             return afar::report(self, commit);
         };
-        let calm = self.fingerprint(sock);
-        if calm.is_some_and(|calm| calm == self.calm.load(Relaxed)) {
-            return 0;
-        }
-        let events = self.report_anew(sock, commit);
-        if events == 0
-            && let Some(calm) = calm
-        {
-            self.calm.store(calm, Relaxed);
-        }
-        events
+        let quick = self.quick(sock, commit);
+        quick.unwrap_or_else(|| self.report_anew(sock, commit))
     }
 
-    /// A word that changes when the answer of a look may have changed, for a connection that is on
-    /// the ring both ways.
-    fn fingerprint(&self, sock: Sock) -> Option<u64> {
-        let (slot, own) = (sock.slot()?, sock.own()?);
-        if !sock.rx_ring() || !sock.tx_ring() {
-            return None;
+    /// The program's rules for edges (`mark`: all that there is to hear of) and one-shots. True: it is news, and with
+    /// `commit` nobody else tells it.
+    #[inline]
+    pub fn tell(&self, events: u32, mark: u64, commit: bool) -> bool {
+        if events & libc::EPOLLET as u32 != 0 {
+            let last = self.reported.load(Acquire);
+            let told = &self.reported;
+            if mark == last || commit && told.compare_exchange(last, mark, AcqRel, Relaxed).is_err()
+            {
+                return false;
+            }
         }
-        Some(mix_many([
-            // SYNC: ring-data, ring-space. As where a call looks at them.
-            own.producer.load(Acquire),
-            own.consumer.load(Acquire),
-            slot.direction(sock.role()).load().word(),
-            slot.direction(sock.role().peer()).load().word(),
-            // A wish of the daemon's.
-            slot.order().word(),
-            sock.tx.produced.load(Relaxed),
-            self.armed.load(Acquire),
-            both(sock.flags.load(Relaxed), sock.owed.load(Relaxed)),
-            self.announced.seen().word(),
-            both(
-                sock.tx.edges.load(Relaxed) ^ sock.rx.edges.load(Relaxed) << 16,
-                sock.phase() ^ sock.shutdowns.load(Relaxed) << 3,
-            ),
-        ]))
+        let once = events & libc::EPOLLONESHOT as u32 != 0;
+        !(commit && once && self.disarmed.swap(1, AcqRel) != 0)
     }
 
     fn report_anew(&self, sock: Sock, commit: bool) -> u32 {
@@ -121,22 +91,15 @@ impl Reg {
             }
             return 0;
         }
-        if edge {
-            let mark = self.mark(sock, from_kernel);
-            let last = self.reported.load(Acquire);
-            if mark == last {
+        let mark = if edge {
+            self.mark(sock, from_kernel)
+        } else {
+            0
+        };
+        if !self.tell(events, mark, commit) {
+            if edge && mark == self.reported.load(Acquire) {
                 self.quiet.store(stamp, Relaxed);
-                return 0;
             }
-            let first = || {
-                let told = &self.reported;
-                told.compare_exchange(last, mark, AcqRel, Relaxed).is_ok()
-            };
-            if commit && !first() {
-                return 0;
-            }
-        }
-        if commit && events & libc::EPOLLONESHOT as u32 != 0 && self.disarmed.swap(1, AcqRel) != 0 {
             return 0;
         }
         mask as u16 as u32

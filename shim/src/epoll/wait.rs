@@ -8,7 +8,7 @@ use crate::wait as threads;
 use crate::{clock, daemon, errno, family, lgr, os, real};
 use protocol::shm::wait::WaitWord;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::Ordering::*;
+use std::sync::atomic::{AtomicU64, Ordering::*};
 
 /// While rings keep a set busy, how often the kernel's set is asked too; and after how many outputs
 /// that the rings filled, so that what only the kernel sees gets its turn.
@@ -16,6 +16,8 @@ const KERNEL_US: u64 = 40;
 const KERNEL_TURN: u32 = 4;
 /// Hot registrations up to which a wait spins.
 const MANY: usize = 256;
+/// Those of which a spin looks at the cursors alone, in most of its turns.
+const FEW: usize = 4;
 
 /// The program's array, filled from the front.
 struct Output {
@@ -107,7 +109,8 @@ fn collect(
     timeout: Option<u64>,
     mask: *const libc::sigset_t,
 ) -> Result<(), i32> {
-    let end = timeout.map(|ns| clock::now().saturating_add(ns));
+    // The clock is not read for a wait that finds something at once.
+    let mut end = None;
     let mut spun = false;
     loop {
         reg::make_up();
@@ -154,6 +157,7 @@ fn collect(
                 return Ok(());
             }
         }
+        let end = *end.get_or_insert_with(|| timeout.map(|ns| clock::now().saturating_add(ns)));
         if !spun && set.lively.swap(0, Relaxed) != 0 && spin(set) {
             spun = true;
             continue;
@@ -268,6 +272,33 @@ fn stirs(set: &Set) -> bool {
         })
 }
 
+/// The word in which the peer of a connection says how much it has published, and what it said.
+struct Published(&'static AtomicU64, u64);
+
+/// What a spin looks at in most of its turns: of few connections on rings, one word each.
+struct Cursors<const N: usize>([Option<Published>; N]);
+
+impl<const N: usize> Cursors<N> {
+    /// Read before everything else is looked at. `None`: there is more to look at than that.
+    fn of(set: &Set) -> Option<Self> {
+        let mut words = [const { None }; N];
+        let mut free = words.iter_mut();
+        for reg in set.hot() {
+            let sock = reg.sock().filter(|sock| sock.rx_ring())?;
+            let word = &sock.own()?.producer;
+            *free.next()? = Some(Published(word, word.load(Relaxed)));
+        }
+        Some(Cursors(words))
+    }
+
+    fn moved(&self) -> bool {
+        let published = self.0.iter().flatten();
+        published
+            .into_iter()
+            .any(|Published(word, seen)| word.load(Relaxed) != *seen)
+    }
+}
+
 fn spin(set: &Set) -> bool {
     // With many rings a round of looks takes longer than a sleep costs.
     if set.active.places().len() > MANY || !threads::worth_spinning(&set.spin) {
@@ -280,7 +311,16 @@ fn spin(set: &Set) -> bool {
     if !apart {
         return false;
     }
-    let hit = threads::spin(|_| stirs(set));
+    let mut cursors = None;
+    let hit = threads::spin(|turn| {
+        if turn == 0 {
+            cursors = Cursors::<FEW>::of(set);
+        }
+        match &cursors {
+            Some(cursors) if turn != 0 => cursors.moved(),
+            _ => stirs(set),
+        }
+    });
     threads::spun(&set.spin, hit);
     let hits = set.hits.load(Relaxed) + u64::from(hit);
     set.hits.store(hits, Relaxed);
