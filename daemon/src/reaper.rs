@@ -13,6 +13,8 @@ use std::thread::Builder;
 /// Users share a lane from this number on.
 const LANES: u32 = 64;
 const STACK: usize = 64 << 10;
+/// Descriptors that gather before they are handed over.
+const TOGETHER: usize = 64;
 
 #[derive(Debug, Default)]
 pub struct Reaper {
@@ -21,30 +23,40 @@ pub struct Reaper {
 
 #[derive(Debug)]
 struct Lane {
-    thread: Sender<OwnedFd>,
+    thread: Sender<Vec<OwnedFd>>,
+    /// To be handed over together: to wake a thread costs more than to close a descriptor.
+    next: Vec<OwnedFd>,
     /// Descriptors that are not closed yet.
     owed: Arc<AtomicU64>,
 }
 
 impl Lane {
     fn open() -> Option<Lane> {
-        let (thread, work) = channel::<OwnedFd>();
+        let (thread, work) = channel::<Vec<OwnedFd>>();
         let owed = Arc::new(AtomicU64::new(0));
         let left = owed.clone();
         let close = move || {
-            for fd in work {
+            for fd in work.into_iter().flatten() {
                 drop(fd);
                 left.fetch_sub(1, Relaxed);
             }
         };
         let spawned = Builder::new().name("reaper".into()).stack_size(STACK);
         spawned.spawn(close).ok()?;
-        Some(Lane { thread, owed })
+        Some(Lane {
+            thread,
+            next: Vec::new(),
+            owed,
+        })
+    }
+
+    fn start(&mut self) {
+        let _ = self.thread.send(std::mem::take(&mut self.next));
     }
 }
 
 impl Reaper {
-    /// Closes descriptors of user `uid`, some time.
+    /// Closes descriptors of user `uid`, some time after the next [`Reaper::start`].
     pub fn close(&mut self, uid: u32, fds: impl IntoIterator<Item = OwnedFd>) {
         let number = uid % LANES;
         for fd in fds {
@@ -54,11 +66,20 @@ impl Reaper {
                 self.lanes.insert(number, lane);
             }
             // Where there is no thread to be had, nothing is left but to close it here.
-            if let Some(lane) = self.lanes.get(&number) {
+            if let Some(lane) = self.lanes.get_mut(&number) {
                 lane.owed.fetch_add(1, Relaxed);
-                let _ = lane.thread.send(fd);
+                lane.next.push(fd);
+                if lane.next.len() >= TOGETHER {
+                    lane.start();
+                }
             }
         }
+    }
+
+    /// Hands over what has gathered.
+    pub fn start(&mut self) {
+        let lanes = self.lanes.values_mut();
+        lanes.filter(|l| !l.next.is_empty()).for_each(Lane::start);
     }
 
     /// As [`Reaper::close`], for the socket of a session, whose other end learns of it now.

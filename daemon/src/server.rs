@@ -41,7 +41,7 @@ const STOP: u64 = LISTENER + 1;
 const METRICS: u64 = LISTENER + 2;
 /// With the number of a connection to the metrics port.
 pub(crate) const ASKER: u64 = 1 << 34;
-/// Packets taken from one session before the others have their turn.
+/// Packets taken from one session, or sessions begun, before the others have their turn.
 const BURST: usize = 32;
 /// Descriptors that a session costs at most: socket, wait page, mailbox, and the arena of a link
 /// group with it.
@@ -204,6 +204,7 @@ impl Server {
             .add(stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
         let mut events = [EpollEvent::empty(); 64];
         loop {
+            self.reaper.start();
             let n = match self.epoll.wait(&mut events, self.timeout()) {
                 Err(Errno::EINTR) => continue,
                 other => other?,
@@ -211,7 +212,7 @@ impl Server {
             for event in &events[..n] {
                 match event.data() {
                     STOP => return Ok(()),
-                    LISTENER => self.accept(),
+                    LISTENER => self.accept_some(),
                     METRICS => self.accept_asker(),
                     id if id & ASKER != 0 => self.serve_asker(id as u32),
                     tag if tag & TAP != 0 => self.observed(tag),
@@ -255,21 +256,26 @@ impl Server {
         }
     }
 
-    fn accept(&mut self) {
+    /// Begins sessions with those who wait for one.
+    fn accept_some(&mut self) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let accepted = accept4(self.listening.socket.as_raw_fd(), flags);
-        if accepted == Err(Errno::EAGAIN) {
-            return;
-        }
-        let Ok(raw) = accepted else {
-            // Out of descriptors: the caller stays in the backlog, so give one up to turn it away.
-            if !self.listening.turn_one_away() {
-                self.listen(false);
+        for _ in 0..BURST {
+            match accept4(self.listening.socket.as_raw_fd(), flags) {
+                // SAFETY: accept4 has just made this descriptor; nobody else knows it.
+                Ok(raw) => self.admit(unsafe { OwnedFd::from_raw_fd(raw) }),
+                Err(Errno::EAGAIN) => return,
+                // Out of descriptors: the caller stays in the backlog, so give one up to turn it away.
+                Err(_) => {
+                    if !self.listening.turn_one_away() {
+                        self.listen(false);
+                    }
+                    return;
+                }
             }
-            return;
-        };
-        // SAFETY: accept4 has just made this descriptor; nobody else knows it.
-        let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+        }
+    }
+
+    fn admit(&mut self, socket: OwnedFd) {
         let Ok(session) = Session::new(socket) else {
             return;
         };
