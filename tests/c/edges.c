@@ -83,12 +83,11 @@ static void closed_in_a_receive(void)
     struct pair p = warm_pair();
     int ep = MUST(epoll_create1(0)), fd = p.server;
     add(ep, p.server, EPOLLOUT, 1);
-    pthread_t t = spawn_thread(receive, &fd);
-    sleep_ms(50);
+    pthread_t t = spawn_asleep(receive, &fd);
     R(close(p.server));
     show(ep, 1000);
     send_all(p.client, "abc", 3);
-    pthread_join(t, NULL);
+    join_thread(t);
     show(ep, 20);
 }
 

@@ -243,7 +243,8 @@ for turn in itertools.count():
     let shim = || lab.shim("python3").policy(tests::Policy::Default);
     let server = args(shim(), SERVER, &[]).spawn().listening(port);
     let claimed_in_vain = |numbers: &[u32]| {
-        args(lab.plain("python3"), CLIENT, numbers).finish().ok();
+        let client = args(lab.plain("python3"), CLIENT, numbers).finish();
+        assert!(client.success(), "{client}\n{}", server.stderr());
         let none_waits = || lab.stats().must("claims_waiting") == 0;
         assert!(net::wait_until(Duration::from_secs(10), none_waits));
         lab.info()["claims_unanswered"].as_u64().expect("a number")
@@ -253,7 +254,8 @@ for turn in itertools.count():
     let second = claimed_in_vain(&[400, 100, 40, 0]);
     assert_eq!(first, second, "400 connections of 8000 bytes were claimed");
     let before = lab.stats();
-    args(shim(), CLIENT, &[4, 1000, 1000, 0]).finish().ok();
+    let client = args(shim(), CLIENT, &[4, 1000, 1000, 0]).finish();
+    assert!(client.success(), "{client}\n{}", server.stderr());
     server.stop();
     let share = lab.settled().share_smc(&before);
     assert!(share > 0.5, "{share} over SMC");
