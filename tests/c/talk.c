@@ -266,8 +266,12 @@ static void more(int port)
     static char out[SIZE], in[SIZE];
     int first = 0, last = 0, n;
     for (int place = 1; scanf("%d", &n) == 1; place++) {
-        for (; n > 0 && last < MOST; n--)
-            open[last++].fd = connect_at(port);
+        if (first == last)
+            first = last = 0;
+        for (; n > 0 && last < MOST; n--, last++) {
+            open[last].fd = connect_at(port);
+            open[last].at = 0;
+        }
         for (; n < 0 && first < last; n++)
             MUST(close(open[first++].fd));
         for (int round = 0; round < 100; round++) {

@@ -1,8 +1,105 @@
-//! Programs under the library that connect and close as fast as they can: somebody else talks meanwhile,
-//! and the daemon keeps nothing of it.
+//! Programs that connect and close as fast as they can, to the daemon or under the library: somebody else talks
+//! meanwhile, and the daemon keeps nothing of it.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
-use tests::{Lab, ccase, net, process, rounds};
+use tests::{Lab, ccase, net, plain_only, process, rounds};
+
+/// How many were let in, and how many turned away.
+fn let_in(run: tests::Running) -> [f64; 2] {
+    let counts = run.finish().ok();
+    let mut counts = counts
+        .split_whitespace()
+        .map(|n| n.parse().expect("a number"));
+    [(); 2].map(|()| counts.next().expect("two numbers"))
+}
+
+#[test]
+fn attempts_at_the_daemon() {
+    attempts_without_pause(false);
+}
+
+#[test]
+fn attempts_under_the_library() {
+    attempts_without_pause(true);
+}
+
+/// Processes that come and go without a pause: sessions with the daemon, or connections under the library. Others,
+/// whose sessions were there before, go on opening connections, which come onto the ring.
+fn attempts_without_pause(connections: bool) {
+    if plain_only() {
+        return;
+    }
+    let seconds = rounds(3, 20);
+    let (attempting, talk) = (ccase::compile("attempts"), ccase::compile("talk"));
+    let mut lab = Lab::start();
+    let ports = [(); 2].map(|()| net::free_port());
+    let servers = ports.map(|port| {
+        let run = lab.eager(&talk).words(&format!("events {port}"));
+        run.spawn().listening(port)
+    });
+    let input = lab.dir().join("input");
+    let mut open = process::fifo(&input);
+    let client = lab.eager(&talk).words(&format!("more {}", ports[0]));
+    let client = client.stdin(&input).spawn();
+    let mut place = 0;
+    let mut ask = |number: i32| {
+        place += 1;
+        let start = Instant::now();
+        writeln!(open, "{number}").expect("a reader");
+        let answer = format!("\n{place}\n");
+        let done = || format!("\n{}", client.stdout()).contains(&answer);
+        let done = net::wait_until(Duration::from_secs(60), done);
+        assert!(done, "step {place}: {}", client.stdout());
+        start.elapsed()
+    };
+    ask(1);
+    ask(-1);
+    let pid = lab.daemon().map(|d| d.pid()).expect("a daemon");
+    let look = || (process::resident(pid), process::cpu_ticks(pid));
+    let (pairs, (memory, ticks)) = (lab.info()["pairs_made"].as_u64(), look());
+    let flood = match connections {
+        true => lab.eager(&attempting),
+        false => lab.plain(&attempting),
+    };
+    let at = match connections {
+        true => ports[1].to_string().into(),
+        false => lab.socket(),
+    };
+    let flood = flood.words(&format!("{seconds} 4")).arg(at);
+    let mut flood = flood.limit(Duration::from_secs(120)).spawn();
+    let (mut others, mut longest) = (0, Duration::ZERO);
+    while flood.alive() {
+        longest = longest.max(ask(1));
+        [(); 4].map(|()| ask(0));
+        ask(-1);
+        others += 1;
+    }
+    let [within, away] = let_in(flood);
+    let (memory, ticks) = (look().0.saturating_sub(memory), look().1 - ticks);
+    let pairs = lab.info()["pairs_made"]
+        .as_u64()
+        .zip(pairs)
+        .map(|(a, b)| a - b);
+    drop(open);
+    client.finish().ok();
+    servers.map(tests::Running::stop);
+    lab.assert_clean();
+    println!(
+        "{:.0} a second let in, {:.0} turned away, {:.1} us of the daemon for each; it has {memory} bytes more; \
+         {others} connections of others meanwhile, {pairs:?} on a ring, the slowest took {longest:.1?}",
+        within / seconds as f64,
+        away / seconds as f64,
+        ticks as f64 * 1e4 / within,
+    );
+    assert!(memory < 16 << 20, "{memory} bytes more");
+    assert!(within > 0.0, "nobody was let in");
+    // One that ends while its claim waits comes onto none.
+    assert!(
+        pairs.is_some_and(|n| n > others / 2),
+        "{pairs:?} of {others}"
+    );
+}
 
 #[test]
 fn connections_that_come_and_go() {
