@@ -71,7 +71,9 @@ fn attempts_without_pause(connections: bool) {
     let (mut others, mut longest) = (0, Duration::ZERO);
     while flood.alive() {
         longest = longest.max(ask(1));
-        [(); 4].map(|()| ask(0));
+        for _ in 0..4 {
+            ask(0);
+        }
         ask(-1);
         others += 1;
     }
@@ -83,7 +85,9 @@ fn attempts_without_pause(connections: bool) {
         .map(|(a, b)| a - b);
     drop(open);
     client.finish().ok();
-    servers.map(tests::Running::stop);
+    for server in servers {
+        server.stop();
+    }
     lab.assert_clean();
     println!(
         "{:.0} a second let in, {:.0} turned away, {:.1} us of the daemon for each; it has {memory} bytes more; \
