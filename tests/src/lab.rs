@@ -100,13 +100,11 @@ impl Lab {
         }
         let (reader, writer) = std::io::pipe().expect("a pipe");
         let fd = writer.as_raw_fd();
-        // SAFETY: clears CLOEXEC on a descriptor that we own; children of other threads may
-        // inherit it for a moment, hence the wait below does not rely on end of file.
-        unsafe { libc::fcntl(fd, libc::F_SETFD, 0) };
         let mut daemon = Run::new(self.dir(), artefacts::path("smclod"))
             .arg("--socket")
             .arg(self.socket())
             .args(["--ready-fd", &fd.to_string()])
+            .inherit(fd)
             .args(&self.args)
             .through(&self.prefix.iter().map(String::as_str).collect::<Vec<_>>())
             .limit(Duration::from_secs(24 * 3600))

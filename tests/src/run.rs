@@ -3,6 +3,7 @@
 use crate::{artefacts, net};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
+use std::os::fd::RawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -53,6 +54,7 @@ pub struct Run {
     stdin: Option<PathBuf>,
     stdout: Option<PathBuf>,
     cores: Option<usize>,
+    inherit: Option<RawFd>,
     /// Words before the program, which end by executing it.
     prefix: Vec<OsString>,
     limit: Duration,
@@ -69,6 +71,7 @@ impl Run {
             stdin: None,
             stdout: None,
             cores: None,
+            inherit: None,
             prefix: Vec::new(),
             limit: Duration::from_secs(60),
         }
@@ -121,6 +124,12 @@ impl Run {
         self
     }
 
+    /// A descriptor that the program has too, as no other child of ours.
+    pub fn inherit(mut self, fd: RawFd) -> Run {
+        self.inherit = Some(fd);
+        self
+    }
+
     /// Runs on this core only.
     pub fn core(mut self, core: usize) -> Run {
         self.cores = Some(core);
@@ -170,10 +179,14 @@ impl Run {
             .stdout(create(self.stdout.as_ref().unwrap_or(&stdout)))
             .stderr(create(&stderr))
             .process_group(0);
-        // SAFETY: prctl is async-signal-safe and touches no memory of ours.
+        let inherit = self.inherit;
+        // SAFETY: prctl and fcntl are async-signal-safe and touch no memory of ours.
         unsafe {
-            command.pre_exec(|| {
+            command.pre_exec(move || {
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                if let Some(fd) = inherit {
+                    libc::fcntl(fd, libc::F_SETFD, 0);
+                }
                 Ok(())
             });
         }
