@@ -4,6 +4,7 @@ use crate::stats::{Socket, Stats};
 use crate::{Outcome, Policy, Run, Running};
 use crate::{artefacts, net, plain_only};
 use std::fs;
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -264,13 +265,18 @@ struct TempDir(PathBuf);
 impl TempDir {
     fn new() -> TempDir {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "smclo-test-{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Relaxed)
-        );
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a temporary directory");
+        // A process with the same number may have left one behind.
+        let path = loop {
+            let (pid, number) = (std::process::id(), COUNT.fetch_add(1, Relaxed));
+            let path = std::env::temp_dir().join(format!("smclo-test-{pid}-{number}"));
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                made => {
+                    made.expect("a temporary directory");
+                    break path;
+                }
+            }
+        };
         TempDir(path)
     }
 }
