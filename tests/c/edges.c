@@ -48,6 +48,71 @@ static void taken_before_the_wait(void)
     }
 }
 
+enum { MANY = 50, EXCHANGES = 100000 };
+
+/* Answers what it is told of, and nothing else, until all have ended. */
+static void *answer_edges(void *arg)
+{
+    struct pair *p = arg;
+    struct epoll_event e[MANY];
+    int ep = MUST(epoll_create1(0)), empty = 0;
+    char b[32];
+    for (int i = 0; i < MANY; i++)
+        add(ep, p[i].server, EDGE, i);
+    for (int open = MANY; open;) {
+        int n = MUST(epoll_wait(ep, e, MANY, -1));
+        for (int i = 0; i < n; i++) {
+            int fd = p[e[i].data.u32].server;
+            if (!(e[i].events & EPOLLIN))
+                continue;
+            ssize_t got = recv(fd, b, sizeof b, MSG_DONTWAIT);
+            empty += got < 0;
+            for (; got > 0; got = recv(fd, b, sizeof b, MSG_DONTWAIT))
+                send_all(fd, b, got);
+            if (got == 0) {
+                MUST(epoll_ctl(ep, EPOLL_CTL_DEL, fd, NULL));
+                open--;
+            }
+        }
+    }
+    trace("%d times nothing there", empty);
+    return NULL;
+}
+
+/* Whoever hears of room hears of bytes as well, also when they come in that moment. */
+static void room_and_bytes(void)
+{
+    static struct pair p[MANY];
+    struct epoll_event e[MANY];
+    int ep = MUST(epoll_create1(0)), done = 0, empty = 0, n = 1;
+    char b[32] = "abc";
+    for (int i = 0; i < MANY; i++) {
+        p[i] = connected();
+        add(ep, p[i].client, EDGE, i);
+    }
+    pthread_t t = spawn_thread(answer_edges, p);
+    for (int i = 0; i < MANY; i++)
+        send_all(p[i].client, b, sizeof b);
+    while (n > 0 && done < EXCHANGES) {
+        n = MUST(epoll_wait(ep, e, MANY, 5000));
+        for (int i = 0; i < n; i++) {
+            int fd = p[e[i].data.u32].client;
+            if (!(e[i].events & EPOLLIN))
+                continue;
+            if (recv(fd, b, sizeof b, MSG_DONTWAIT) < 0) {
+                empty++;
+                continue;
+            }
+            done++;
+            send_all(fd, b, sizeof b);
+        }
+    }
+    trace("%s, %d times nothing there", n > 0 ? "all exchanged" : "an edge is missing", empty);
+    for (int i = 0; i < MANY; i++)
+        shutdown(p[i].client, SHUT_WR);
+    join_thread(t);
+}
+
 /* SO_RCVLOWAT, as it was, is an edge where there is something to read. */
 static void lowat_is_an_edge(void)
 {
@@ -225,7 +290,7 @@ static void beyond_urgent_data(void)
 }
 
 MAIN({"end_behind_own_shutdown", end_behind_own_shutdown}, {"taken_before_the_wait", taken_before_the_wait},
-     {"lowat_is_an_edge", lowat_is_an_edge}, {"closed_in_a_receive", closed_in_a_receive},
+     {"room_and_bytes", room_and_bytes}, {"lowat_is_an_edge", lowat_is_an_edge}, {"closed_in_a_receive", closed_in_a_receive},
      {"closed_and_held_by_a_child", closed_and_held_by_a_child},
      {"child_starts_a_program", child_starts_a_program}, {"unread_behind_an_end", unread_behind_an_end},
      {"set_over_exec", set_over_exec}, {"beyond_urgent_data", beyond_urgent_data})

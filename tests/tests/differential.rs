@@ -123,6 +123,7 @@ cases! { sets:
 cases! { edges:
     end_behind_own_shutdown Fast,
     taken_before_the_wait Fast,
+    room_and_bytes Fast,
     lowat_is_an_edge Fast,
     closed_in_a_receive Fast,
     closed_and_held_by_a_child Fast,

@@ -169,7 +169,7 @@ fn look(reg: &Reg, conn: &'static Conn, commit: bool) -> u32 {
         return 0;
     }
     if events & libc::EPOLLET as u32 != 0 {
-        let mark = reg.mark_afar(sock, announced);
+        let mark = reg.mark_afar(sock, announced, mask);
         let told = &reg.reported;
         let last = told.load(Acquire);
         if mark == last || commit && told.compare_exchange(last, mark, AcqRel, Relaxed).is_err() {
@@ -219,9 +219,10 @@ pub fn outlived(sock: Sock) {
 fn told(sock: Sock) {
     reg::each(sock.conn, |table| {
         for reg in table.of(sock.conn) {
+            // Before the look: what comes behind it is news.
+            let announced = reg.announced.seen().count();
+            let mark = reg.mark_afar(sock, announced, IN);
             if reg.state.load(Relaxed) == state::OURS && reg.report(false) == 0 {
-                let announced = reg.announced.seen().count();
-                let mark = reg.mark_afar(sock, announced);
                 reg.reported.store(mark, Release);
             }
         }

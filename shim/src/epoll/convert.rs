@@ -71,7 +71,7 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
         return None;
     }
     // Before the look at the set: what comes behind it is news.
-    let now = reg.standing(sock, 0);
+    let now = reg.standing(sock, 0, 0);
     // A look at the whole set since the registration has brought all that there was to tell then.
     let drained = set.drained.load(Relaxed) > reg.armed.load(Relaxed);
     let told = match reg.noted.load(Relaxed) {
@@ -81,7 +81,7 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
         0 if reg.tries.fetch_add(1, Relaxed) < TRIES && set.curious(reg) => return None,
         0 => true,
         // What has come since is news, taken or not.
-        noted => noted == reg.standing(sock, IN),
+        noted => noted == reg.standing(sock, IN, IN),
     };
     if !set.take_in(reg, conn) {
         return None;

@@ -53,7 +53,7 @@ impl Reg {
         }
         let mark = match events & libc::EPOLLET as u32 {
             0 => 0,
-            _ => self.mark(sock, 0),
+            _ => self.mark(sock, 0, mask),
         };
         let news = self.tell(events, mark, commit);
         Some(if news { mask as u16 as u32 } else { 0 })

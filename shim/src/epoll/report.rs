@@ -92,7 +92,7 @@ impl Reg {
             return 0;
         }
         let mark = if edge {
-            self.mark(sock, from_kernel)
+            self.mark(sock, from_kernel, mask)
         } else {
             0
         };
@@ -135,22 +135,24 @@ impl Reg {
     }
 
     /// As [`Reg::mark`], for a registration that the kernel reports as yet, and so with the ends that it knows of.
-    pub fn standing(&self, sock: Sock, from_kernel: i16) -> u64 {
+    pub fn standing(&self, sock: Sock, from_kernel: i16, mask: i16) -> u64 {
         let seen = os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0);
         self.gone.fetch_or((seen & GONE) as u32, AcqRel);
-        self.mark(sock, from_kernel)
+        self.mark(sock, from_kernel, mask)
     }
 
-    /// All that an edge-triggered program is to hear of, as one word.
-    pub fn mark(&self, sock: Sock, from_kernel: i16) -> u64 {
+    /// All that an edge-triggered program is to hear of, as one word; `mask`: the events that it is told of. What has come
+    /// since they were looked up is news.
+    pub fn mark(&self, sock: Sock, from_kernel: i16, mask: i16) -> u64 {
         let asked = (self.asked() & 0x3fff) as i16;
         let mut arrived = 0;
         // The kernel wakes for both when anything comes.
         if asked & (IN | libc::POLLPRI) != 0 {
             // Of an end everybody is told, and so of all before it.
             let ended = sock.rx_ring() && ready::ending(sock);
-            let told = from_kernel & IN != 0 || asked & IN == 0 || ended;
-            arrived = over_tcp(sock, told).wrapping_add(rx::arrived(&sock));
+            let told = |mask| mask & IN != 0 || asked & IN == 0 || ended;
+            arrived = over_tcp(sock, told(from_kernel));
+            arrived = arrived.wrapping_add(rx::arrived(&sock, told(mask)));
             arrived = arrived.wrapping_add(u64::from(sock.rx.edges.load(Acquire)) << 48);
         }
         let room = if asked & OUT != 0 {
@@ -170,9 +172,10 @@ impl Reg {
     }
 
     /// As [`Reg::mark`], where the kernel cannot be asked how much has come: it has told so often of something.
-    pub fn mark_afar(&self, sock: Sock, announced: u32) -> u64 {
+    pub fn mark_afar(&self, sock: Sock, announced: u32, mask: i16) -> u64 {
         let room = sock.tx.edges.load(Acquire);
-        mix([rx::arrived(&sock), both(room, announced)])
+        let told = mask & IN != 0 || self.asked() as i16 & IN == 0;
+        mix([rx::arrived(&sock, told), both(room, announced)])
     }
 
     /// Changes when [`Reg::mark`] may have changed, and costs no system call.
@@ -182,7 +185,7 @@ impl Reg {
         let own = sock.shutdowns.load(Acquire);
         let state = u64::from(gone_by(sock) | flags | carriers << 16) << 32 | u64::from(own);
         mix([
-            sock.rx.taken.load(Acquire) + rx::arrived(&sock),
+            sock.rx.taken.load(Acquire) + rx::arrived(&sock, true),
             both(sock.rx.edges.load(Acquire), sock.tx.edges.load(Acquire)),
             u64::from(self.announced.seen().count()),
             self.armed.load(Acquire).rotate_left(24) ^ state,
@@ -204,7 +207,11 @@ fn over_tcp(sock: Sock, unread: bool) -> u64 {
         && let Ok(bytes) = os::tcp_bytes(sock.fd)
     {
         let messages = sock.rx.messages.load(Acquire);
-        return bytes.received.wrapping_sub(messages);
+        let left = match unread {
+            true => 0,
+            false => os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64,
+        };
+        return bytes.received.wrapping_sub(messages + left);
     }
     // What was taken first: bytes that are taken meanwhile must not be counted twice.
     let taken = sock.rx.taken.load(Acquire);

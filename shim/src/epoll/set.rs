@@ -374,7 +374,7 @@ impl Set {
             let waits = reg.state.load(Relaxed) == reg::state::KERNEL && self.has(reg);
             match reg.sock().filter(|_| waits) {
                 Some(sock) => {
-                    reg.noted.store(reg.standing(sock, IN), Relaxed);
+                    reg.noted.store(reg.standing(sock, IN, IN), Relaxed);
                 }
                 None => at.store(0, Relaxed),
             }

@@ -59,7 +59,7 @@ fn rest(reg: &Reg, sock: Sock) -> Option<(u32, u64)> {
     let mask = ready::combine(sock, asked, seen);
     let mark = match reg.asked() & libc::EPOLLET as u32 {
         0 => 0,
-        _ => reg.standing(sock, seen),
+        _ => reg.standing(sock, seen, mask),
     };
     let told = mark != 0 && mark == reg.reported.load(Acquire);
     (!told).then_some((mask as u16 as u32, mark))

@@ -174,10 +174,10 @@ pub fn carrier_moved(conn: &Conn, slot: &PairSlot) -> bool {
 }
 
 /// How many bytes have come over the ring, also of those that lie behind what is still to be taken
-/// from TCP.
-pub fn arrived(conn: &Conn) -> u64 {
+/// from TCP; without `unread`, those that were taken.
+pub fn arrived(conn: &Conn, unread: bool) -> u64 {
     let mut consumer = consumer(conn);
-    let position = match conn.own().filter(|_| ring_is_next(conn)) {
+    let position = match conn.own().filter(|_| unread && ring_is_next(conn)) {
         Some(own) if consumer.refresh(own).is_ok() => consumer.produced.position,
         _ => consumer.consumed.position,
     };
