@@ -276,12 +276,12 @@ fn stirs(set: &Set) -> bool {
 struct Published(&'static AtomicU64, u64);
 
 /// What a spin looks at in most of its turns: of few connections on rings, one word each.
-struct Cursors<const N: usize>([Option<Published>; N]);
+struct Cursors([Option<Published>; FEW]);
 
-impl<const N: usize> Cursors<N> {
+impl Cursors {
     /// Read before everything else is looked at. `None`: there is more to look at than that.
     fn of(set: &Set) -> Option<Self> {
-        let mut words = [const { None }; N];
+        let mut words = [const { None }; FEW];
         let mut free = words.iter_mut();
         for reg in set.hot() {
             let sock = reg.sock().filter(|sock| sock.rx_ring())?;
@@ -292,10 +292,8 @@ impl<const N: usize> Cursors<N> {
     }
 
     fn moved(&self) -> bool {
-        let published = self.0.iter().flatten();
-        published
-            .into_iter()
-            .any(|Published(word, seen)| word.load(Relaxed) != *seen)
+        let mut words = self.0.iter().flatten();
+        words.any(|Published(word, seen)| word.load(Relaxed) != *seen)
     }
 }
 
@@ -314,7 +312,7 @@ fn spin(set: &Set) -> bool {
     let mut cursors = None;
     let hit = threads::spin(|turn| {
         if turn == 0 {
-            cursors = Cursors::<FEW>::of(set);
+            cursors = Cursors::of(set);
         }
         match &cursors {
             Some(cursors) if turn != 0 => cursors.moved(),
