@@ -100,10 +100,15 @@ pub fn says_gone(sock: Sock, from_kernel: i16) -> bool {
 }
 
 /// Whether the peer has ended the stream. Behind an own shutdown poll says the same before and after, and one of another
-/// process to which this end was passed, or under another entry, is no end: the state of the connection tells.
+/// process to which this end was passed, or under another entry, is no end: the state of the connection tells. Not when
+/// it is closed behind own shutdowns, which the kernel does by itself when bytes come for which nobody is there.
 pub fn has_ended(sock: Sock) -> bool {
     let said = || says_gone(sock, os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0));
-    (sock.has(flag::SHUT_RD) || said()) && os::end_of(sock.fd) != os::End::Open
+    match os::end_of(sock.fd) {
+        os::End::Open => false,
+        os::End::Fin => sock.has(flag::SHUT_RD) || said(),
+        os::End::Closed => said(),
+    }
 }
 
 /// Whether the kernel has a lasting answer about the end of the stream, which is to be part of each
