@@ -2,6 +2,7 @@
 //! hangs costs a connection nothing but its acceleration.
 
 use crate::lock::Lock;
+use crate::os::Access;
 use crate::{clock, config, conn, ctx, family, lgr, lock, log, os, ownfd};
 use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, Passed, PeerGone, Refused};
 use protocol::ctl::{Release, Welcome, Withdraw};
@@ -483,7 +484,7 @@ fn welcome(m: &Welcome, fds: [c_int; ctl::MAX_FDS]) -> bool {
     let sealed = os::fcntl(mailbox, libc::F_GET_SEALS, 0)
         .is_ok_and(|seals| seals as c_int & libc::F_SEAL_SHRINK != 0)
         && os::file_size(mailbox).is_ok_and(|len| len >= MAILBOX_LEN as u64);
-    if sealed && let Ok(at) = os::map_shared_read(mailbox, MAILBOX_LEN) {
+    if sealed && let Ok(at) = os::map_shared(mailbox, MAILBOX_LEN, Access::Read) {
         READ.store(0, Relaxed);
         MAILBOX.store(at as *mut AtomicU32, Release);
     }

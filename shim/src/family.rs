@@ -5,6 +5,7 @@
 
 use crate::conn::Conn;
 use crate::lock::Lock;
+use crate::os::Access;
 use crate::{config, lock, os};
 use protocol::shm::wait::{CONTEXTS, PAGE_LEN, WaitWord};
 use protocol::stats::TableHeader;
@@ -72,7 +73,7 @@ fn sealed(name: &[u8], len: usize, seals: c_int) -> Result<(c_int, *mut u8), i32
     let fd = os::memfd(name)?;
     let fd = crate::ownfd::raise(fd)?;
     let made = os::ftruncate(fd, len).and_then(|()| {
-        let at = os::map_shared(fd, len)?;
+        let at = os::map_shared(fd, len, Access::Write)?;
         os::fcntl(fd, libc::F_ADD_SEALS, seals as usize)?;
         Ok(at)
     });

@@ -5,7 +5,7 @@ use protocol::reason;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use tests::ccase::{self, Carrier};
-use tests::{Lab, Run, Stats, artefacts, net, plain_only};
+use tests::{Lab, Run, Stats, artefacts, net, plain_only, process};
 
 /// 300 exchanges between two programs that `dress` puts into their surroundings; the share of bytes
 /// that went over SMC.
@@ -111,6 +111,44 @@ fn hc_121_other_preloads() {
         // What goes over a ring does not come by a library behind ours.
         assert!(text.starts_with("passed on: socket 1"), "{text}");
     });
+}
+
+/// Programs that lock their memory (mlockall), before there is a connection or with one: theirs is locked as without
+/// the library, and of a link group's no more than is in use takes memory.
+#[test]
+fn locked_memory() {
+    if plain_only() || !process::is_root() {
+        return;
+    }
+    let (locker, program) = (
+        ccase::build("locker", &[], "-O1 -shared -fPIC"),
+        ccase::compile("talk"),
+    );
+    let list = preload(&[&artefacts::library(), &locker]);
+    let [now, later] = [libc::MCL_CURRENT, libc::MCL_FUTURE];
+    for (when, flags, most) in [
+        ("LOCK_FIRST", later, 16 << 10),
+        ("LOCK_FIRST", now | later, 16 << 10),
+        // The tables of all connections are there by then, see docs/limits.md.
+        ("LOCK_LAST", now, 128 << 10),
+    ] {
+        let lab = Lab::start();
+        let (share, errors) = talk(&lab, &program, |run| {
+            run.env("LD_PRELOAD", &list).env(when, flags.to_string())
+        });
+        assert!(share > 0.5, "{when} {flags}: {share}");
+        for text in errors {
+            let words: Vec<_> = text.split_whitespace().collect();
+            let number = |at: usize| words.get(at).and_then(|word| word.parse::<u32>().ok());
+            let (shared, resident) = (number(1), number(3));
+            assert!(
+                shared.is_some_and(|kib| kib < most),
+                "{when} {flags}: {text}"
+            );
+            assert_eq!(resident, Some(256), "{when} {flags}: {text}");
+        }
+        lab.assert_clean();
+    }
 }
 
 #[track_caller]

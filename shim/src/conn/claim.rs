@@ -474,7 +474,7 @@ fn install(m: &Paired, group: u32, conn: &Conn) -> bool {
     let Some(lgr) = lgr::get(group) else {
         return false;
     };
-    let len = lgr.len.load(Relaxed);
+    let len = lgr.mapped.len();
     if m.role != conn.role()
         || !inside(m.slot, SLOT_LEN as u64, len)
         || !m.slot.is_multiple_of(SLOT_LEN as u64)
@@ -486,7 +486,15 @@ fn install(m: &Paired, group: u32, conn: &Conn) -> bool {
     if conn.phase() != phase::CLAIMED || conn.claimant.load(Relaxed) != lock::pid() {
         return false;
     }
-    let base = lgr.arena.load(Relaxed) as *const u8;
+    let ends = [
+        m.slot + SLOT_LEN as u64,
+        m.own.offset + u64::from(m.own.len),
+        m.peer.offset + u64::from(m.peer.len),
+    ];
+    if ends.iter().any(|end| lgr.mapped.open(*end).is_err()) {
+        return false;
+    }
+    let base = lgr.mapped.arena().cast_const();
     let at = |offset: u64| base.wrapping_add(offset as usize);
     let (slot, own, peer) = (at(m.slot), at(m.own.offset), at(m.peer.offset));
     // The pair that this end has kept since the other did not take it: all is in its place.

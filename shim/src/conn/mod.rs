@@ -342,8 +342,9 @@ impl Conn {
     #[inline]
     pub fn slot(&self) -> Option<&'static PairSlot> {
         let at = self.slot.load(Acquire) as *const PairSlot;
-        // SAFETY: set by `attach` to a checked place in an arena that stays mapped in this process
-        // as long as the connection is held here; all fields are atomics.
+        // SAFETY: set by `attach` to a checked place in an arena that stays mapped in this process as long as the
+        // connection is held here. Who looks without holding it finds zeros or another connection's words there
+        // when it has ended meanwhile (`lgr::mapped`). All fields are atomics.
         unsafe { at.as_ref() }
     }
 

@@ -3,25 +3,94 @@
 use super::Result;
 use std::ffi::c_int;
 
-fn map(fd: c_int, len: usize, prot: c_int, flags: c_int) -> Result<*mut u8> {
-    call!(libc::SYS_mmap, 0, len, prot, flags, fd, 0).map(|at| at as *mut u8)
+/// From this length on memory is mostly empty.
+const LARGE: usize = 1 << 20;
+
+fn map(fd: c_int, len: usize, access: Access, flags: c_int) -> Result<*mut u8> {
+    let anywhere = std::ptr::null_mut();
+    if len < LARGE {
+        return map_at(anywhere, fd, 0, len, access.prot(), flags);
+    }
+    // A program may have all locked that is mapped from some time on (mlockall): the kernel would allocate it now,
+    // unless nobody may touch it yet.
+    let at = map_at(anywhere, fd, 0, len, libc::PROT_NONE, flags)?;
+    unlock(at, len);
+    if access != Access::None
+        && let Err(e) = protect(at, len, access)
+    {
+        munmap(at, len);
+        return Err(e);
+    }
+    Ok(at)
 }
 
-const RW: c_int = libc::PROT_READ | libc::PROT_WRITE;
-
-pub fn map_shared(fd: c_int, len: usize) -> Result<*mut u8> {
-    map(fd, len, RW, libc::MAP_SHARED | libc::MAP_NORESERVE)
+fn map_at(
+    at: *mut u8,
+    fd: c_int,
+    offset: usize,
+    len: usize,
+    prot: c_int,
+    flags: c_int,
+) -> Result<*mut u8> {
+    call!(libc::SYS_mmap, at, len, prot, flags, fd, offset).map(|at| at as *mut u8)
 }
 
-pub fn map_shared_read(fd: c_int, len: usize) -> Result<*mut u8> {
-    map(fd, len, libc::PROT_READ, libc::MAP_SHARED)
+const SHARED: c_int = libc::MAP_SHARED | libc::MAP_NORESERVE;
+
+/// What can be done with memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    None,
+    Read,
+    Write,
+}
+
+impl Access {
+    fn prot(self) -> c_int {
+        match self {
+            Access::None => libc::PROT_NONE,
+            Access::Read => libc::PROT_READ,
+            Access::Write => libc::PROT_READ | libc::PROT_WRITE,
+        }
+    }
+}
+
+pub fn map_shared(fd: c_int, len: usize, access: Access) -> Result<*mut u8> {
+    map(fd, len, access, SHARED)
+}
+
+/// The same over what the caller has mapped at `at`, from `offset` of the file on. After an error nothing may be there.
+pub fn map_over(at: *mut u8, fd: c_int, offset: usize, len: usize, access: Access) -> Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    map_at(at, fd, offset, len, access.prot(), SHARED | libc::MAP_FIXED).map(drop)
+}
+
+/// Zeros over what the caller has mapped at `at`, which goes back to the kernel. After an error nothing may be there.
+/// Not private memory: that counts for RLIMIT_DATA.
+pub fn cover(at: *mut u8, len: usize, access: Access) -> Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    let flags = SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    map_at(at, -1, 0, len, access.prot(), flags).map(drop)
+}
+
+pub fn protect(at: *mut u8, len: usize, access: Access) -> Result<()> {
+    call!(libc::SYS_mprotect, at, len, access.prot()).map(drop)
+}
+
+/// Does not count as locked.
+pub fn unlock(at: *mut u8, len: usize) {
+    let _ = call!(libc::SYS_munlock, at, len);
 }
 
 pub fn map_anonymous_shared(len: usize) -> Result<*mut u8> {
     map(
         -1,
         len,
-        RW,
+        Access::Write,
         libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
     )
 }
@@ -30,7 +99,7 @@ pub fn map_anonymous(len: usize) -> Result<*mut u8> {
     map(
         -1,
         len,
-        RW,
+        Access::Write,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
     )
 }

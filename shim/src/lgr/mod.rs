@@ -4,17 +4,18 @@
 //! The channel's messages are never taken off it, only peeked at by number: every process of a fork
 //! family finds each doorbell there, whoever looked first.
 
+mod mapped;
+
 use crate::conn::Conn;
 use crate::ctx::Ctx;
 use crate::{epoll, family, os, ownfd};
+use mapped::Mapped;
+use protocol::shm::HINTS_AT;
 use protocol::shm::life::Kept;
-use protocol::shm::wait::{CONTEXTS, Hints, PAGE_LEN, WaitWord};
-use protocol::shm::{HINTS_AT, SLOTS_AT};
+use protocol::shm::wait::{CONTEXTS, Hints};
 use protocol::stats::ROWS;
 use std::ffi::c_int;
-use std::sync::atomic::{
-    AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, fence,
-};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*, fence};
 
 pub const MAX: usize = 1024;
 /// Tries at the lock of the channels before it is passed over: some ten milliseconds, in which that of a process
@@ -30,14 +31,12 @@ pub struct LinkGroup {
     session: AtomicU32,
     /// Connections of this process in it.
     pub conns: AtomicU32,
-    pub arena: AtomicPtr<u8>,
-    pub len: AtomicU64,
+    pub mapped: Mapped,
     /// Threads that look at the arena without having a connection in it.
     visitors: AtomicU32,
     /// A connection of this process has got as far as Accept.
     pub contacted: AtomicBool,
     channel: AtomicI32,
-    wait: AtomicPtr<WaitWord>,
     /// Contexts of ours that were announced on the channel.
     announced: [AtomicU64; CONTEXTS / 64],
     /// Messages of the channel that were looked at.
@@ -57,12 +56,10 @@ static GROUPS: [LinkGroup; MAX] = [const {
         id: AtomicU32::new(0),
         session: AtomicU32::new(0),
         conns: AtomicU32::new(0),
-        arena: AtomicPtr::new(std::ptr::null_mut()),
-        len: AtomicU64::new(0),
+        mapped: Mapped::nothing(),
         visitors: AtomicU32::new(0),
         contacted: AtomicBool::new(false),
         channel: AtomicI32::new(-1),
-        wait: AtomicPtr::new(std::ptr::null_mut()),
         announced: [const { AtomicU64::new(0) }; CONTEXTS / 64],
         seen: AtomicU32::new(0),
     }
@@ -111,32 +108,20 @@ pub fn side_id(lgr: u32, side: u8) -> u32 {
 /// Enters a new link group of a session. All three descriptors are the library's from here on; the arena's and
 /// the wait page's are closed once mapped.
 pub fn add(session: u32, id: u32, len: u64, fds: [c_int; 3]) -> Result<u32, i32> {
-    let [arena_fd, channel, wait_fd] = fds;
-    let made = (|| {
-        if len < SLOTS_AT as u64 {
-            return Err(libc::EINVAL);
-        }
-        let arena = map_checked(arena_fd, len as usize, false)?;
-        let wait = match map_checked(wait_fd, PAGE_LEN, true) {
-            Ok(at) => at,
-            Err(e) => {
-                os::munmap(arena, len as usize);
-                return Err(e);
-            }
-        };
-        Ok((arena, wait))
-    })();
-    os::close(arena_fd);
-    os::close(wait_fd);
-    let (arena, wait) = match made {
-        Ok(maps) => maps,
-        Err(e) => {
-            os::close(channel);
-            return Err(e);
-        }
+    let [arena, channel, wait] = fds;
+    let free = |g: &LinkGroup| {
+        g.id.load(Relaxed) == 0 && g.id.compare_exchange(0, u32::MAX, AcqRel, Relaxed).is_ok()
     };
+    let place = GROUPS.iter().zip(1..).find(|(g, _)| free(g));
+    let mapped = match place {
+        Some((g, _)) => g.mapped.map(len, arena, wait),
+        None => Err(libc::ENOSPC),
+    };
+    os::close(arena);
+    os::close(wait);
     // Where its messages cannot be peeked at by position, nobody could ever be woken.
-    let peeks = os::set_sockopt_int(channel, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0);
+    let peeks =
+        mapped.and_then(|()| os::set_sockopt_int(channel, libc::SOL_SOCKET, libc::SO_PEEK_OFF, 0));
     let channel = match peeks {
         Ok(()) => ownfd::raise(channel),
         Err(e) => {
@@ -144,57 +129,21 @@ pub fn add(session: u32, id: u32, len: u64, fds: [c_int; 3]) -> Result<u32, i32>
             Err(e)
         }
     };
-    let names = [session, id];
-    let entered = channel.and_then(|channel| enter(names, len, arena, wait, channel));
-    if entered.is_err() {
-        os::munmap(arena, len as usize);
-        os::munmap(wait, PAGE_LEN);
-    }
-    entered
-}
-
-fn enter(
-    [session, id]: [u32; 2],
-    len: u64,
-    arena: *mut u8,
-    wait: *mut u8,
-    channel: c_int,
-) -> Result<u32, i32> {
-    for (i, g) in GROUPS.iter().enumerate() {
-        if g.id.load(Relaxed) == 0 && g.id.compare_exchange(0, u32::MAX, AcqRel, Relaxed).is_ok() {
-            g.session.store(session, Relaxed);
-            g.arena.store(arena, Relaxed);
-            g.len.store(len, Relaxed);
-            g.channel.store(channel, Relaxed);
-            g.wait.store(wait as *mut WaitWord, Relaxed);
-            g.conns.store(0, Relaxed);
-            g.seen.store(0, Relaxed);
-            g.contacted.store(false, Relaxed);
-            for word in &g.announced {
-                word.store(0, Relaxed);
-            }
-            for fd in BELLS.get(i).iter().flat_map(|bells| &bells.fd) {
-                fd.store(-1, Relaxed);
-            }
-            HIGH.fetch_max(i as u32 + 1, AcqRel);
+    let (g, index) = place.ok_or(libc::ENOSPC)?;
+    match channel {
+        Ok(channel) => {
+            g.begin(session, channel);
+            HIGH.fetch_max(index, AcqRel);
             g.id.store(id, Release);
-            return Ok(i as u32 + 1);
+            Ok(index)
         }
-    }
-    ownfd::close(channel);
-    Err(libc::ENOSPC)
-}
-
-/// Maps a memfd after having checked that nobody can cut it off under us.
-fn map_checked(fd: c_int, len: usize, read_only: bool) -> Result<*mut u8, i32> {
-    let seals = os::fcntl(fd, libc::F_GET_SEALS, 0)? as c_int;
-    if seals & libc::F_SEAL_SHRINK == 0 || os::file_size(fd)? < len as u64 {
-        return Err(libc::EINVAL);
-    }
-    if read_only {
-        os::map_shared_read(fd, len)
-    } else {
-        os::map_shared(fd, len)
+        Err(e) => {
+            if mapped.is_ok() {
+                g.mapped.cover();
+            }
+            g.id.store(0, Release);
+            Err(e)
+        }
     }
 }
 
@@ -255,8 +204,7 @@ pub fn sweep() {
             continue;
         }
         ownfd::close(channel);
-        os::munmap(g.arena.load(Relaxed), g.len.load(Relaxed) as usize);
-        os::munmap(g.wait.load(Relaxed) as *mut u8, PAGE_LEN);
+        g.mapped.cover();
         if let Some(bells) = BELLS.get(i) {
             for (fd, rung) in bells.fd.iter().zip(&bells.rung) {
                 let old = fd.swap(-1, AcqRel);
@@ -324,6 +272,21 @@ pub fn try_again() {
 }
 
 impl LinkGroup {
+    /// Of a link group that is entered: what the last one of the place has left.
+    fn begin(&self, session: u32, channel: c_int) {
+        self.session.store(session, Relaxed);
+        self.channel.store(channel, Relaxed);
+        self.conns.store(0, Relaxed);
+        self.seen.store(0, Relaxed);
+        self.contacted.store(false, Relaxed);
+        for word in &self.announced {
+            word.store(0, Relaxed);
+        }
+        for fd in BELLS.get(self.index()).iter().flat_map(|bells| &bells.fd) {
+            fd.store(-1, Relaxed);
+        }
+    }
+
     fn index(&self) -> usize {
         (self as *const LinkGroup as usize - GROUPS.as_ptr() as usize) / size_of::<LinkGroup>()
     }
@@ -363,11 +326,11 @@ impl LinkGroup {
     fn hints(&self, side: u32, n: u32) -> Option<&Hints> {
         let n = side as usize % 2 * CONTEXTS + n as usize % CONTEXTS;
         let at = self
-            .arena
-            .load(Relaxed)
+            .mapped
+            .arena()
             .wrapping_add(HINTS_AT + n * size_of::<Hints>());
         // SAFETY: a link group is entered only when `add` has mapped an arena that is longer than the
-        // hints; it stays mapped while a connection or a visitor uses the link group.
+        // hints, and from then on something always lies there.
         unsafe { at.cast::<Hints>().as_ref() }
     }
 
@@ -395,9 +358,7 @@ impl LinkGroup {
     /// Wakes the peer's context `n` when it sleeps and was not rung in this sleep. The caller has
     /// published, with a full fence behind it.
     pub fn wake(&self, n: u32) -> bool {
-        // SAFETY: likewise the peer's wait page, which holds as many words.
-        let Some(word) = (unsafe { self.wait.load(Relaxed).add(n as usize % CONTEXTS).as_ref() })
-        else {
+        let Some(word) = self.mapped.wait_word(n as usize) else {
             return false;
         };
         let Some(epoch) = word.epoch_if_asleep() else {
