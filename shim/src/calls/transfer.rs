@@ -63,7 +63,7 @@ enum Stop {
 
 impl Patience {
     fn new(sock: Sock, flags: c_int, option: c_int) -> Self {
-        let nonblock = flags & libc::MSG_DONTWAIT != 0 || sock.has(flag::NONBLOCK);
+        let nonblock = flags & libc::MSG_DONTWAIT != 0 || nonblocking(sock);
         Patience {
             sock,
             fd: sock.fd,
@@ -166,6 +166,17 @@ impl Patience {
             (n, _) => n as ssize_t,
         })
     }
+}
+
+/// Whether calls on it do not wait. Who has passed it to us may say otherwise until it has closed its own.
+fn nonblocking(sock: Sock) -> bool {
+    if sock.has(flag::RECEIVED | flag::PASSED)
+        && sock.phase() != phase::PAIRED
+        && let Ok(status) = os::fcntl(sock.fd, libc::F_GETFL, 0)
+    {
+        sock.put_nonblock(status as c_int & libc::O_NONBLOCK != 0);
+    }
+    sock.has(flag::NONBLOCK)
 }
 
 /// Whether there may be bytes that did not end a wait. If not, all that is there is of the signal's handler.

@@ -22,7 +22,9 @@ pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
         // The kernel's registrations outlive the descriptor.
         epoll::closing(sock);
         fds::drop_conn(sock);
-        return kernel_close();
+        let result = kernel_close();
+        kept::renamed(conn);
+        return result;
     }
     let kept = kept::keep(sock);
     let held = conn.holders.load(Acquire) > 1;

@@ -73,6 +73,13 @@ pub fn settle(conn: &'static Conn) {
     }
 }
 
+/// One of its numbers was closed: polls on that have to find out.
+pub fn renamed(conn: &Conn) {
+    if calls(conn).load(Acquire) != 0 {
+        ctx::ring_sleepers();
+    }
+}
+
 fn release(conn: &'static Conn) {
     let fd = place(conn).swap(0, AcqRel) - 1;
     if fd >= 0 {

@@ -150,6 +150,35 @@ pub fn something_there(sock: Sock) -> bool {
         || os::ioctl_int(sock.fd, libc::FIONREAD).is_ok_and(|n| n > 0)
 }
 
+/// Bytes that have come over TCP; `unread`: also those that lie there.
+pub fn come_over_tcp(sock: Sock, unread: bool) -> u64 {
+    let coming = || message_coming(sock);
+    // The kernel says how much is unread up to the mark of urgent data only, and its byte counts in neither. Where
+    // the connection is on TCP for good, nobody counts what is taken.
+    if (sock.has(flag::URGENT) || sock.phase() == phase::BARRED)
+        && !coming()
+        && let Ok(bytes) = os::tcp_bytes(sock.fd)
+    {
+        let messages = sock.rx.messages.load(Acquire);
+        let left = match unread {
+            true => 0,
+            false => os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64,
+        };
+        return bytes.received.wrapping_sub(messages + left);
+    }
+    // What was taken first: bytes that are taken meanwhile must not be counted twice.
+    let taken = sock.rx.taken.load(Acquire);
+    match unread && !coming() {
+        true => taken + os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64,
+        false => taken,
+    }
+}
+
+/// Bytes that have come, unread or not, so far.
+pub fn come(sock: Sock) -> u64 {
+    come_over_tcp(sock, true).wrapping_add(rx::arrived(&sock, true))
+}
+
 /// Whether the kernel has an error to report.
 pub fn has_error(sock: Sock) -> bool {
     os::poll_one(sock.fd, 0, 0).unwrap_or(0) & libc::POLLERR != 0

@@ -7,7 +7,7 @@
 use super::reg::{Reg, state};
 use super::{afar, shown};
 use crate::conn::ready::{self, GONE, IN, OUT};
-use crate::conn::{Sock, flag, phase, rx, tx};
+use crate::conn::{Sock, flag, rx, tx};
 use crate::os;
 use std::sync::atomic::Ordering::*;
 
@@ -151,7 +151,7 @@ impl Reg {
             // Of an end everybody is told, and so of all before it.
             let ended = sock.rx_ring() && ready::ending(sock);
             let told = |mask| mask & IN != 0 || asked & IN == 0 || ended;
-            arrived = over_tcp(sock, told(from_kernel));
+            arrived = ready::come_over_tcp(sock, told(from_kernel));
             arrived = arrived.wrapping_add(rx::arrived(&sock, told(mask)));
             arrived = arrived.wrapping_add(u64::from(sock.rx.edges.load(Acquire)) << 48);
         }
@@ -195,30 +195,6 @@ impl Reg {
 
 pub fn carriers(sock: Sock) -> u32 {
     u32::from(sock.rx_ring()) | u32::from(sock.tx_ring()) << 1
-}
-
-/// Bytes that have come over TCP, in [`Reg::mark`]; `unread`: also those that lie there.
-fn over_tcp(sock: Sock, unread: bool) -> u64 {
-    let coming = || ready::message_coming(sock);
-    // The kernel says how much is unread up to the mark of urgent data only, and its byte counts in neither. Where
-    // the connection is on TCP for good, nobody counts what is taken.
-    if (sock.has(flag::URGENT) || sock.phase() == phase::BARRED)
-        && !coming()
-        && let Ok(bytes) = os::tcp_bytes(sock.fd)
-    {
-        let messages = sock.rx.messages.load(Acquire);
-        let left = match unread {
-            true => 0,
-            false => os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64,
-        };
-        return bytes.received.wrapping_sub(messages + left);
-    }
-    // What was taken first: bytes that are taken meanwhile must not be counted twice.
-    let taken = sock.rx.taken.load(Acquire);
-    match unread && !coming() {
-        true => taken + os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64,
-        false => taken,
-    }
 }
 
 /// In [`Reg::mark`], beside the bits of poll: place of [`os::tcp_state`].

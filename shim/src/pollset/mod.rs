@@ -32,6 +32,8 @@ struct Polled<'a> {
     held: &'a mut [Held],
     /// The answer for an entry whose number was closed while the poll slept, and means nothing.
     closed: fn(&pollfd) -> i16,
+    /// There is such a number.
+    renamed: bool,
 }
 
 /// What has to happen before the kernel may be asked: sets that are watched from outside leave
@@ -63,6 +65,7 @@ pub fn poll(
         scratch,
         held: &mut [],
         closed,
+        renamed: false,
     };
     let mut spun = false;
     if let Some(n) = polled.at_once(timeout == Some(0), &mut spun, mask)? {
@@ -70,7 +73,7 @@ pub fn poll(
     }
     let end = timeout.map(clock::after);
     if polled.list.len() <= SHORT {
-        let mut room = [0; SHORT];
+        let mut room = [Held::default(); SHORT];
         return polled.wait(&mut room, end, &mut spun, mask);
     }
     let bytes = polled.list.len() * size_of::<Held>();
@@ -93,21 +96,18 @@ fn due() -> bool {
     true
 }
 
-/// What is asked of it. Of one whose number is closed the kernel wakes for each change of its state.
-fn asked(one: &pollfd, sock: Sock) -> i16 {
-    match sock.fd == one.fd || ready::ending(sock) {
-        true => one.events,
-        false => one.events | libc::POLLRDHUP,
-    }
+/// What is asked of it. Of a list with a closed number the kernel wakes for more than the program has asked for.
+fn asked(one: &pollfd, sock: Sock, held: Option<&Held>) -> i16 {
+    one.events | held.map_or(0, |held| held.wakes_for(one, sock))
 }
 
 /// What the kernel is to be asked about an entry.
-fn question(one: &pollfd, sock: Option<Sock>) -> pollfd {
+fn question(one: &pollfd, sock: Option<Sock>, held: Option<&Held>) -> pollfd {
     let mut question = pollfd { revents: 0, ..*one };
     if let Some(sock) = sock {
         ready::service(sock);
         question.fd = sock.fd;
-        question.events = ready::kernel_events(sock, asked(one, sock));
+        question.events = ready::kernel_events(sock, asked(one, sock, held));
     } else if matches!(fds::meaning(one.fd), Meaning::Ours) {
         question.fd = i32::MAX;
     }
@@ -115,9 +115,9 @@ fn question(one: &pollfd, sock: Option<Sock>) -> pollfd {
 }
 
 /// The program's answer from the kernel's.
-fn answer(one: &pollfd, sock: Option<Sock>, mut from_kernel: i16) -> i16 {
+fn answer(one: &pollfd, sock: Option<Sock>, held: Option<&Held>, mut from_kernel: i16) -> i16 {
     let Some(sock) = sock else { return from_kernel };
-    let asked = asked(one, sock);
+    let asked = asked(one, sock, held);
     if from_kernel != 0 {
         ready::note_gone(sock, from_kernel);
         // A handshake message is not the program's.
@@ -209,14 +209,24 @@ impl<'a> Polled<'a> {
         unsafe { wait::undone(held::let_go, (&raw mut holding).cast(), rest) }
     }
 
+    /// Of a list in which a number was closed: what the kernel wakes for from here on.
+    fn begin_anew(&mut self) {
+        self.renamed = true;
+        for (one, held) in self.list.iter().zip(self.held.iter_mut()) {
+            if let Some(sock) = entry(one, Some(held)).filter(|_| !held.closed()) {
+                held.begin_anew(one, sock);
+            }
+        }
+    }
+
     /// Whenever it wakes, the kernel looks at each number anew. True: one of them does not mean any more what it meant.
     fn renumber(&mut self) -> bool {
         let mut any = false;
         for (one, held) in self.list.iter().zip(self.held.iter_mut()) {
-            if let Some(conn) = held::named(*held)
+            if let Some(conn) = held.named()
                 && !kept::names(one.fd, conn)
             {
-                *held |= held::CLOSED;
+                held.close();
                 any = true;
             }
         }
@@ -228,27 +238,31 @@ impl<'a> Polled<'a> {
         self.renumber();
         self.look();
         for (i, (one, copy)) in self.list.iter().zip(self.scratch.iter_mut()).enumerate() {
-            if self.held.get(i).is_some_and(held::closed) {
-                *copy = question(one, careful(one.fd));
+            if self.held.get(i).is_some_and(Held::closed) {
+                *copy = question(one, careful(one.fd), None);
             }
         }
         self.ask(mask)?;
-        let mut n = self.settle(true);
+        self.settle(true);
+        let mut n = 0;
         for (i, (one, copy)) in self.list.iter_mut().zip(self.scratch.iter()).enumerate() {
-            if self.held.get(i).is_some_and(held::closed) {
+            if self.held.get(i).is_some_and(Held::closed) {
                 one.revents = match copy.revents & libc::POLLNVAL {
-                    0 => answer(one, careful(one.fd), copy.revents),
+                    0 => answer(one, careful(one.fd), None, copy.revents),
                     _ => (self.closed)(one),
                 };
-                n += usize::from(one.revents != 0);
             }
+            // Beyond these it was woken only.
+            one.revents &= one.events | libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
+            n += usize::from(one.revents != 0);
         }
+        self.begin_anew();
         Ok(n)
     }
 
     /// After [`Polled::settle`] has found `n`: what is reported of a number that was closed is what that means now.
     fn anew(&mut self, n: usize, mask: Option<*const libc::sigset_t>) -> Result<usize, i32> {
-        match n != 0 && self.renumber() {
+        match n != 0 && (self.renumber() || self.renamed) {
             true => self.by_number(mask),
             false => Ok(n),
         }
@@ -264,16 +278,21 @@ impl<'a> Polled<'a> {
 
     /// Prepares what the kernel is to be asked, and tells whether a ring has something to report.
     fn look(&mut self) -> bool {
+        let closed =
+            |(one, sock): (&pollfd, Option<Sock>)| sock.is_some_and(|sock| sock.fd != one.fd);
+        if !self.renamed && !self.held.is_empty() && self.entries().any(closed) {
+            self.begin_anew();
+        }
         let mut found = false;
         for (i, (one, copy)) in self.list.iter().zip(self.scratch.iter_mut()).enumerate() {
             let held = self.held.get(i);
-            if held.is_some_and(held::closed) {
+            if held.is_some_and(Held::closed) {
                 *copy = pollfd { fd: -1, ..*one };
                 continue;
             }
             let sock = entry(one, held);
-            *copy = question(one, sock);
-            found |= sock.is_some_and(|sock| ready::combine(sock, asked(one, sock), 0) != 0);
+            *copy = question(one, sock, held);
+            found |= sock.is_some_and(|sock| ready::combine(sock, asked(one, sock, held), 0) != 0);
         }
         found
     }
@@ -297,14 +316,14 @@ impl<'a> Polled<'a> {
         let mut count = 0;
         for (i, (one, copy)) in self.list.iter_mut().zip(self.scratch.iter()).enumerate() {
             let held = self.held.get(i);
-            one.revents = match held.is_some_and(held::closed) {
+            one.revents = match held.is_some_and(Held::closed) {
                 true => 0,
                 false => {
                     let from_kernel = if asked { copy.revents } else { 0 };
                     let sock = entry(one, held);
                     // Of a number that was closed meanwhile the kernel says nothing of use.
                     let same = sock.is_none_or(|sock| sock.fd == copy.fd);
-                    answer(one, sock, if same { from_kernel } else { 0 })
+                    answer(one, sock, held, if same { from_kernel } else { 0 })
                 }
             };
             if one.revents != 0 {

@@ -1,7 +1,7 @@
 //! The sleep of a poll: on the TCP sockets and the doorbell of a context.
 
 use super::Polled;
-use super::held::{Held, named};
+use super::held::Held;
 use crate::conn::{ready, tx};
 use crate::ctx::{self, Ctx};
 use crate::{daemon, family, fds, lgr, wait};
@@ -37,7 +37,7 @@ unsafe extern "C" fn wake_up(asleep: *mut c_void) {
     }
     for (i, one) in list.iter().enumerate() {
         // It may have left the ring for good while we slept.
-        let conn = held.get(i).and_then(|held| named(*held));
+        let conn = held.get(i).and_then(Held::named);
         let by_number = || fds::sock(one.fd).map(|sock| sock.conn);
         if let Some(conn) = conn.or_else(by_number) {
             wait::unwatch(conn, ctx);
@@ -58,10 +58,11 @@ impl Polled<'_> {
         let mut limit = limit;
         let ctx = ctx::take();
         let mut blind = ctx.is_none();
-        for (one, sock) in self.entries() {
+        for (i, (one, sock)) in self.entries().enumerate() {
             let Some(sock) = sock else {
                 continue;
             };
+            blind |= self.held.get(i).is_some_and(|held| held.blind(one, sock));
             if let Some(ctx) = ctx {
                 // Once, however often the connection is in the list.
                 blind |= sock.slot().is_some()
