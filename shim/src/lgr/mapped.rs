@@ -142,11 +142,9 @@ fn uncuttable(fd: c_int, len: usize) -> Result<(), i32> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests may panic")]
 mod tests {
     use super::*;
-    use std::fs::File;
-    use std::os::fd::FromRawFd;
-    use std::os::unix::fs::MetadataExt;
 
     fn file(len: usize) -> c_int {
         let fd = os::memfd(b"test\0").unwrap();
@@ -196,9 +194,13 @@ mod tests {
         let len = STEP + STEP / 2;
         let (arena, wait) = (file(len), file(PAGE_LEN));
         mapped.map(len as u64, arena, wait).unwrap();
-        // SAFETY: a descriptor of this test, which the file closes.
-        let allocated = unsafe { File::from_raw_fd(arena) };
-        let allocated = || allocated.metadata().unwrap().blocks() as usize * 512;
+        let allocated = || {
+            // SAFETY: a structure of integers, which the kernel fills.
+            let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+            // SAFETY: likewise.
+            assert_eq!(unsafe { libc::fstat(arena, &raw mut stat) }, 0);
+            stat.st_blocks as usize * 512
+        };
         // SAFETY: the arena's addresses.
         let lock = || unsafe { libc::mlock(mapped.arena().cast(), len) };
         assert_eq!((allocated(), lock()), (0, -1));
@@ -207,6 +209,7 @@ mod tests {
         assert_eq!((allocated(), lock()), (STEP, 0));
         assert_eq!(allocated(), len);
         mapped.cover();
+        os::close(arena);
         os::close(wait);
     }
 
