@@ -3,7 +3,7 @@
 use crate::calls::io::{careful_receive, careful_send, receive, receive_once, send_once, send_way};
 use crate::calls::transfer::{self, ANEW};
 use crate::calls::way::{self, Way};
-use crate::calls::{inq, poll};
+use crate::calls::{inq, poll, sockopt};
 use crate::conn::{Sock, kept};
 use crate::fds::{self, Entry};
 use crate::iov::{self, Iov};
@@ -198,8 +198,8 @@ unsafe fn receive_each(
     flags: c_int,
     end: Option<u64>,
 ) -> c_int {
-    if let Ok(error @ 1..) = os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_ERROR) {
-        // Alone among the receives, it looks for an error first.
+    // Alone among the receives, it looks for an error first.
+    if let Some(error) = sockopt::take_error(sock) {
         return errno::fail(error);
     }
     let mut flags_now = flags & !libc::MSG_WAITFORONE;

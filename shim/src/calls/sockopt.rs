@@ -24,12 +24,17 @@ pub unsafe fn getsockopt(
     if matches!(meaning, Meaning::Ours) {
         return errno::fail(libc::EBADF);
     }
+    let asks_error = level == libc::SOL_SOCKET && name == libc::SO_ERROR;
+    if let Meaning::Conn(sock) = meaning
+        && asks_error
+    {
+        find_error(sock);
+    }
     // SAFETY: the caller's own arguments.
     let result = unsafe { real::getsockopt(fd, level, name, value, len) };
     if let Meaning::Conn(sock) = meaning
         && result == 0
-        && level == libc::SOL_SOCKET
-        && name == libc::SO_ERROR
+        && asks_error
     {
         let mut bytes = [0; size_of::<c_int>()];
         // SAFETY: the kernel has written there how much of an int it has given.
@@ -38,21 +43,33 @@ pub unsafe fn getsockopt(
         // SAFETY: so many bytes; likewise below.
         unsafe { value.copy_to_nonoverlapping(bytes.as_mut_ptr(), given) };
         let reported = c_int::from_ne_bytes(bytes);
-        let error = match owed(sock) {
-            Some(error) => error,
-            None if died::in_order_after(&sock, reported) => 0,
-            None => reported,
-        };
-        let bytes = error.to_ne_bytes();
+        let bytes = error(sock, reported).to_ne_bytes();
         // SAFETY: see above.
         unsafe { value.copy_from_nonoverlapping(bytes.as_ptr(), given) };
     }
     result
 }
 
-/// The error that the next call would report.
-fn owed(sock: Sock) -> Option<c_int> {
-    died::take_reset(sock).or_else(|| sock.take_owed())
+/// Before an error is asked for: the peer may be gone, and what this end has to repeat be answered by a reset.
+fn find_error(sock: Sock) {
+    ready::service(sock);
+    died::is_reset(sock);
+}
+
+/// The error that the next call would report; `reported`: what the kernel says, and so has given up.
+fn error(sock: Sock, reported: c_int) -> c_int {
+    match died::take_reset(sock).or_else(|| sock.take_owed()) {
+        Some(error) => error,
+        None if died::in_order_after(&sock, reported) => 0,
+        None => reported,
+    }
+}
+
+/// The error that the next call would report, which does not do so any more.
+pub fn take_error(sock: Sock) -> Option<c_int> {
+    find_error(sock);
+    let reported = os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_ERROR).unwrap_or(0);
+    Some(error(sock, reported)).filter(|error| *error != 0)
 }
 
 /// Why an option needs TCP, or 0.

@@ -134,7 +134,7 @@ impl Patience {
             Meaning::Ours => kept::again(self.sock).ok_or(Stop::Closed)?,
             _ => return Err(Stop::Anew),
         };
-        self.nonblock |= self.sock.has(flag::NONBLOCK);
+        self.nonblock |= nonblocking(self.sock);
         Ok(())
     }
 

@@ -142,7 +142,7 @@ fn say_closed(sock: Sock) {
     // A program that was given the descriptor may read it yet: the peer repeats it over TCP.
     let escaped = sock.has(flag::LEAVE) && sock.row().reason.load(Relaxed) == reason::ESCAPED;
     let unread = rx::on_ring(&sock) != 0;
-    if unread && escaped && ended_on_ring(sock) {
+    if unread && escaped && stays_on_ring(sock) {
         // Nobody repeats it: unread is what it is, when the last who holds the socket closes it.
         let _ = os::set_linger(sock.fd, true, 0);
     } else if unread && !escaped {
@@ -158,10 +158,13 @@ fn say_closed(sock: Sock) {
     }
 }
 
-/// Whether the peer has gone back to TCP by itself, behind what lies on the ring.
-fn ended_on_ring(sock: Sock) -> bool {
-    sock.slot()
-        .is_some_and(|slot| slot.direction(sock.role().peer()).load().carrier == Carrier::Final)
+/// Whether the peer does not repeat over TCP what lies on the ring: it has gone back to TCP by itself, behind that, or
+/// knows that this end is shut and reads nothing any more (`revert::rests_on_ring`).
+fn stays_on_ring(sock: Sock) -> bool {
+    sock.has(flag::SHUT_RD) && sock.has(flag::SHUT_WR)
+        || sock
+            .slot()
+            .is_some_and(|slot| slot.direction(sock.role().peer()).load().carrier == Carrier::Final)
 }
 
 /// Gives the connection back when nobody holds it and nobody sleeps on it any more.

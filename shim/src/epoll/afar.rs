@@ -6,7 +6,9 @@
 //! Nobody rings for such a connection, so a wait looks every millisecond.
 
 use super::reg::{self, Reg, state};
-use super::set;
+use super::set::{self, Set};
+use super::shown;
+use super::table::Table;
 use crate::conn::ready::{self, GONE, IN, OUT};
 use crate::conn::{Conn, Sock, close};
 use crate::{family, os, ownfd};
@@ -142,17 +144,25 @@ pub fn is_there(reg: &Reg) -> bool {
 /// As [`Reg::report`], for a registration of such a connection.
 #[cold]
 pub fn report(reg: &Reg, commit: bool) -> u32 {
+    with(reg, |conn| look(reg, conn, commit)).unwrap_or(0)
+}
+
+/// Calls `f` with the connection of such a registration, if it is one.
+pub fn with<R>(reg: &Reg, f: impl FnOnce(&'static Conn) -> R) -> Option<R> {
     let generation = reg.conn_generation.load(Relaxed);
-    let conn = family::conn(reg.conn.load(Relaxed)).filter(|conn| watches(conn));
-    conn.and_then(|conn| close::pinned(conn, generation, || look(reg, conn, commit)))
-        .unwrap_or(0)
+    let conn = family::conn(reg.conn.load(Relaxed)).filter(|conn| watches(conn))?;
+    close::pinned(conn, generation, || f(conn))
 }
 
 fn look(reg: &Reg, conn: &'static Conn, commit: bool) -> u32 {
     let sock = Sock { fd: -1, conn };
+    let beside = reg.state.load(Relaxed) == state::SHOWN;
+    if beside && !shown::rests(reg, conn) {
+        return 0;
+    }
     let events = reg.asked();
     let asked = (events & 0x3fff) as i16;
-    let announced = reg.announced.seen().count();
+    let heard = reg.heard.load(Acquire);
     let mut seen = kernel_says(conn);
     if seen == 0 {
         return 0;
@@ -169,7 +179,7 @@ fn look(reg: &Reg, conn: &'static Conn, commit: bool) -> u32 {
         return 0;
     }
     if events & libc::EPOLLET as u32 != 0 {
-        let mark = reg.mark_afar(sock, announced, mask);
+        let mark = reg.mark_afar(sock, heard, mask);
         let told = &reg.reported;
         let last = told.load(Acquire);
         if mark == last || commit && told.compare_exchange(last, mark, AcqRel, Relaxed).is_err() {
@@ -179,6 +189,9 @@ fn look(reg: &Reg, conn: &'static Conn, commit: bool) -> u32 {
     if commit && events & libc::EPOLLONESHOT as u32 != 0 && reg.disarmed.swap(1, AcqRel) != 0 {
         return 0;
     }
+    if commit && beside {
+        shown::named_too(reg);
+    }
     mask as u16 as u32
 }
 
@@ -186,43 +199,57 @@ fn look(reg: &Reg, conn: &'static Conn, commit: bool) -> u32 {
 /// it, it goes back to TCP if it can, for the kernel to report; in a set that only a relative uses it stays as it is.
 pub fn outlived(sock: Sock) {
     let standing = || {
-        let (mut used, mut left) = (false, false);
+        let (mut ours, mut used, mut left) = (false, false, false);
         let all = reg::each(sock.conn, |table| {
-            for reg in table.of(sock.conn) {
-                if reg.state.load(Relaxed) == state::OURS
-                    && let Some(set) = set::of(reg)
-                {
-                    left = true;
-                    used |= !set.inherited();
-                }
+            for (reg, set) in told_of(table, sock.conn) {
+                left = true;
+                used |= !set.inherited();
+                ours |= !set.inherited() && reg.state.load(Relaxed) == state::OURS;
             }
         });
-        (used || !all, left || !all)
+        (ours || !all, used || !all, left || !all)
     };
-    let (used, _) = standing();
-    if used {
+    if standing().0 {
         super::share::let_go(sock);
     }
-    let (used, left) = standing();
+    let (ours, used, left) = standing();
     if left && watch(sock) {
         // What only a relative uses is marked by it, who sees the connection as it is.
         if used {
             told(sock);
         }
-    } else if left && used {
+    } else if left && ours {
         // Of all that is not in memory still the kernel can tell.
         super::convert::restore(sock.conn);
     }
 }
 
-/// What the program was told of is no news from afar.
+/// The registrations of a connection of which this process may have something to tell, with their sets. The caller
+/// holds the lists.
+fn told_of(
+    table: &'static Table,
+    conn: &Conn,
+) -> impl Iterator<Item = (&'static Reg, &'static Set)> {
+    table
+        .of(conn)
+        .filter(|reg| matches!(reg.state.load(Relaxed), state::OURS | state::SHOWN))
+        .filter_map(|reg| Some((reg, set::of(reg)?)))
+}
+
+/// What the program was told of is no news from afar, nor what the kernel says once more because its registration was
+/// changed.
 fn told(sock: Sock) {
     reg::each(sock.conn, |table| {
-        for reg in table.of(sock.conn) {
+        for (reg, set) in told_of(table, sock.conn) {
+            let edge = reg.asked() & libc::EPOLLET as u32 != 0;
+            if !edge || set.inherited() || reg.report(false) != 0 {
+                continue;
+            }
+            set.sift(reg);
             // Before the look: what comes behind it is news.
-            let announced = reg.announced.seen().count();
-            let mark = reg.mark_afar(sock, announced, IN);
-            if reg.state.load(Relaxed) == state::OURS && reg.report(false) == 0 {
+            let heard = reg.heard.load(Acquire);
+            let mark = reg.mark_afar(sock, heard, IN);
+            if reg.report(false) == 0 {
                 reg.reported.store(mark, Release);
             }
         }

@@ -54,6 +54,8 @@ pub struct Reg {
     pub installed: AtomicU32,
     /// What the kernel has told of, and may still hold.
     pub announced: Announced,
+    /// Counts its reports for our tag.
+    pub heard: AtomicU32,
     /// Which directions were on a ring at the last look: bits 0 and 1.
     pub carriers: AtomicU32,
     /// Ends of the stream that the kernel has told of.
@@ -227,6 +229,7 @@ impl Reg {
 
     /// The kernel reported `events` for the tag of this registration.
     pub fn note(&self, events: u32) {
+        self.heard.fetch_add(1, AcqRel);
         self.announced.note(events);
     }
 

@@ -172,10 +172,10 @@ impl Reg {
     }
 
     /// As [`Reg::mark`], where the kernel cannot be asked how much has come: it has told so often of something.
-    pub fn mark_afar(&self, sock: Sock, announced: u32, mask: i16) -> u64 {
+    pub fn mark_afar(&self, sock: Sock, heard: u32, mask: i16) -> u64 {
         let room = sock.tx.edges.load(Acquire);
         let told = mask & IN != 0 || self.asked() as i16 & IN == 0;
-        mix([rx::arrived(&sock, told), both(room, announced)])
+        mix([rx::arrived(&sock, told), both(room, heard)])
     }
 
     /// Changes when [`Reg::mark`] may have changed, and costs no system call.

@@ -115,7 +115,7 @@ impl Set {
         for conn in afar::all() {
             let held = view.table.lists.lock();
             for reg in view.table.of(conn) {
-                if self.has(reg) && reg.state.load(Relaxed) == state::OURS {
+                if self.has(reg) && matches!(reg.state.load(Relaxed), state::OURS | state::SHOWN) {
                     self.count_in(reg, conn);
                 }
             }

@@ -7,7 +7,7 @@
 use super::reg::{self, Reg, state};
 use super::set::{self, Set};
 use super::table::Table;
-use super::{convert, dormant};
+use super::{afar, convert, dormant};
 use crate::conn::ready::{self, IN};
 use crate::conn::{Conn, Sock, rx};
 use std::sync::atomic::Ordering::*;
@@ -49,12 +49,24 @@ pub fn all(conn: &Conn) {
     });
 }
 
+/// Whether something lies on the ring that the program is to be told of.
+pub fn rests(reg: &Reg, conn: &Conn) -> bool {
+    reg.asked() as i16 & IN != 0 && reg.disarmed.load(Acquire) == 0 && rx::available(conn) != 0
+}
+
+/// What was told of a registration may come out of the kernel's set too.
+pub fn named_too(reg: &Reg) {
+    if let Some(set) = set::of(reg) {
+        set.handed.fetch_add(1, AcqRel);
+    }
+}
+
 /// Events, and their mark, while something lies on the ring that the program may be told of.
 fn rest(reg: &Reg, sock: Sock) -> Option<(u32, u64)> {
-    let asked = (reg.asked() & 0x3fff) as i16;
-    if asked & IN == 0 || reg.disarmed.load(Acquire) != 0 || rx::available(&sock) == 0 {
+    if !rests(reg, &sock) {
         return None;
     }
+    let asked = (reg.asked() & 0x3fff) as i16;
     let seen = ready::ask_kernel(sock, ready::kernel_events(sock, asked));
     let mask = ready::combine(sock, asked, seen);
     let mark = match reg.asked() & libc::EPOLLET as u32 {
@@ -68,7 +80,9 @@ fn rest(reg: &Reg, sock: Sock) -> Option<(u32, u64)> {
 /// As [`Reg::report`], for such a registration.
 #[cold]
 pub fn report(reg: &Reg, commit: bool) -> u32 {
-    let Some(sock) = reg.sock() else { return 0 };
+    let Some(sock) = reg.sock() else {
+        return afar::report(reg, commit);
+    };
     ready::service(sock);
     let Some((events, mark)) = rest(reg, sock) else {
         return 0;
@@ -84,10 +98,7 @@ pub fn report(reg: &Reg, commit: bool) -> u32 {
             let fired = reg::output(reg, libc::EPOLLONESHOT as u32);
             let _ = reg.kernel_ctl(libc::EPOLL_CTL_MOD, fired);
         }
-        // The kernel may name it too.
-        if let Some(set) = set::of(reg) {
-            set.handed.fetch_add(1, AcqRel);
-        }
+        named_too(reg);
     }
     events
 }
@@ -99,8 +110,11 @@ pub fn unheard(reg: &Reg) -> bool {
 
 /// Looked at in vain. True: all was taken, or came over TCP. The caller holds the lists.
 pub fn is_over(reg: &Reg) -> bool {
-    let there = |sock: Sock| sock.on_ring() || rx::available(&sock) != 0;
-    let over = !reg.sock().is_some_and(there);
+    let there = |conn: &Conn| conn.on_ring() || rx::available(conn) != 0;
+    let over = !match reg.sock() {
+        Some(sock) => there(&sock),
+        None => afar::with(reg, there).unwrap_or(false),
+    };
     if over {
         reg.state.store(state::KERNEL, Release);
     }
