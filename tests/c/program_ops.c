@@ -492,8 +492,10 @@ static void op_drain(const struct step *s)
 static void op_warm(const struct step *s)
 {
     int c = fd_of(s->arg[0]), d = fd_of(s->arg[1]);
-    warm_here(c, d);
-    say("warm");
+    /* Not accepted: this process would end with its first exchange. */
+    if (d >= 0)
+        warm_here(c, d);
+    say(d >= 0 ? "warm" : "none");
 }
 
 static volatile sig_atomic_t pipes, seen;

@@ -151,16 +151,22 @@ impl Model {
         let Some(new) = (3..ACTORS).find(|at| self.actors[*at].is_none()) else {
             return;
         };
-        let mut table = self.tables[self.process(actor)];
-        if self.edges {
-            // To use a set of the parent's is such a thing.
-            table = table.map(|kind| if kind == Kind::Set { Kind::Empty } else { kind });
+        if self.rests(actor) {
+            // There may be no child, and then nobody who reads what is sent to it.
+            return;
         }
+        let mut table = self.tables[self.process(actor)];
         let process = self.process(actor);
         let child = self.tables.len();
         let sets = (0..SLOTS).filter(|slot| table[*slot] == Kind::Set);
+        let both = sets.flat_map(|slot| [process, child].map(|who| (who, slot as i64)));
+        let edges = self.edges;
         self.inherited
-            .extend(sets.flat_map(|slot| [process, child].map(|who| (who, slot as i64))));
+            .extend(both.filter(|(who, _)| !edges || *who == child));
+        if edges {
+            // To use a set of the parent's is such a thing.
+            table = table.map(|kind| if kind == Kind::Set { Kind::Empty } else { kind });
+        }
         self.tables.push(table);
         self.actors[new] = Some(self.tables.len() - 1);
         self.push(actor, "fork", &[new as i64]);

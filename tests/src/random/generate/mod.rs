@@ -27,6 +27,10 @@ struct End {
     /// An actor may sleep on it: in a receive, or in a wait for readiness.
     receiver: bool,
     waiter: bool,
+    /// Bytes that the receive takes before it ends.
+    wants: i64,
+    /// Bytes do not end the wait.
+    stubborn: bool,
     /// It may have been shut down for reading.
     deaf: bool,
 }
@@ -38,8 +42,8 @@ struct Model {
     /// Process of each actor that has been started.
     actors: [Option<usize>; ACTORS],
     ends: Vec<[End; 2]>,
-    /// Ends that were entered in some set.
-    in_sets: Vec<(usize, usize)>,
+    /// Ends that were entered in some set, and whether bytes end each wait there.
+    in_sets: Vec<(usize, usize, bool)>,
     /// Sets, by process and slot, that a process shares with its child: what one of them enters from
     /// then on, the other does not hear of (docs/limits.md).
     inherited: Vec<(usize, i64)>,
@@ -111,6 +115,9 @@ const PEEK: i64 = libc::MSG_PEEK as i64;
 const WAITALL: i64 = libc::MSG_WAITALL as i64;
 const TRUNC: i64 = libc::MSG_TRUNC as i64;
 const OOB: i64 = libc::MSG_OOB as i64;
+/// Bits of poll that come with bytes, and with room for some.
+const INPUT: i64 = (libc::POLLIN | libc::POLLRDNORM) as i64;
+const OUTPUT: i64 = (libc::POLLOUT | libc::POLLWRNORM) as i64;
 /// The time limit of receives among the options of the executor.
 const RCVTIMEO: i64 = 15;
 
@@ -238,13 +245,15 @@ impl Model {
         if let Some((conn, side)) = self.peer(actor, slot) {
             let end = &mut self.ends[conn][side];
             wakes = end.receiver;
-            if end.unread + bytes > UNREAD {
+            // Some ways of sending need a byte.
+            if end.unread + bytes.max(1) > UNREAD {
                 return;
             }
-            end.unread += bytes;
+            end.unread += bytes.max(1);
             if bytes > 0 && !asleep {
-                end.receiver = false;
-                end.waiter = false;
+                end.wants -= bytes;
+                end.receiver &= end.wants > 0;
+                end.waiter &= end.stubborn;
             }
         } else {
             bytes = bytes.min(2000);
@@ -298,7 +307,13 @@ impl Model {
             flags &= !(PEEK | TRUNC);
         }
         if sleeps && let Kind::End(conn, side) = self.kind(actor, slot) {
-            self.ends[conn][side].receiver = true;
+            let end = &mut self.ends[conn][side];
+            end.receiver = true;
+            end.wants = if flags & WAITALL != 0 {
+                bytes.max(1)
+            } else {
+                1
+            };
             self.rest(actor, Some((conn, side)));
         }
         if sleeps && self.once_in(8) {
@@ -328,6 +343,12 @@ impl Model {
         let forever = self.once_in(6) && second < 0 && self.claim_wait(actor, a);
         let timeout = if forever { -1 } else { self.pick(&[0, 0, 8]) };
         let (first_events, second_events) = (self.events(), self.events());
+        if forever
+            && first_events & (INPUT | OUTPUT) == 0
+            && let Kind::End(conn, side) = self.kind(actor, a)
+        {
+            self.ends[conn][side].stubborn = true;
+        }
         let how = self.below(4) as i64;
         let args = [a, first_events, second, second_events, timeout, how];
         self.push(actor, "poll", &args);
@@ -392,23 +413,27 @@ impl Model {
             return;
         }
         if let Kind::End(conn, side) = self.kind(actor, slot) {
-            self.in_sets.push((conn, side));
+            let wakes = events & INPUT != 0 && events & libc::EPOLLONESHOT as i64 == 0;
+            self.in_sets.push((conn, side, wakes));
         }
         self.push(actor, "ctl", &[set, op, slot, events, self.tag]);
     }
 
     fn wait(&mut self, actor: usize) {
         let set = self.set(actor);
-        let quiet = self.in_sets.iter().all(|(conn, side)| {
+        let quiet = self.in_sets.iter().all(|(conn, side, _)| {
             let end = &self.ends[*conn][*side];
             !end.receiver && !end.waiter
         });
         let forever = quiet && self.once_in(5);
         if forever {
-            for (conn, side) in &self.in_sets {
-                self.ends[*conn][*side].waiter = true;
+            for (conn, side, wakes) in &self.in_sets {
+                let end = &mut self.ends[*conn][*side];
+                end.waiter = true;
+                end.stubborn |= !wakes;
             }
-            self.rest(actor, self.in_sets.first().copied());
+            let first = self.in_sets.first();
+            self.rest(actor, first.map(|(conn, side, _)| (*conn, *side)));
         }
         let timeout = if forever { -1 } else { self.pick(&[0, 0, 8]) };
         let (max, how) = (self.pick(&[1, 8, 8, 32, 0]), self.below(4) as i64);
@@ -455,6 +480,7 @@ impl Model {
         self.push(actor, "sendall", &[slot, bytes]);
         self.ends[conn][side].unread = 0;
         self.ends[conn][side].receiver = true;
+        self.ends[conn][side].wants = 1;
     }
 
     fn drain(&mut self, actor: usize) {
