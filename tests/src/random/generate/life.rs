@@ -119,7 +119,8 @@ impl Model {
         let (Some(new), Some(accepted)) = (self.free(actor), self.free(0)) else {
             return;
         };
-        if self.tables[0][0] != Kind::Listener {
+        if self.tables[0][0] != Kind::Listener || self.rests(actor) || self.rests(0) {
+            // One who waits for a connection that is not made sleeps.
             return;
         }
         let conn = self.ends.len();
@@ -202,6 +203,9 @@ impl Model {
         // Unread bytes on a ring need the peer's library, which may be asleep elsewhere.
         let unread = matches!(kind, Kind::End(conn, side) if self.ends[conn][side].unread > 0);
         if kind == Kind::Empty || self.edges || unread || self.waited_for(actor, slot) {
+            return;
+        }
+        if self.rests(actor) || self.rests(to) {
             return;
         }
         if let Some(new) = self.free(to) {

@@ -188,6 +188,8 @@ impl Model {
 
     fn put(&mut self, actor: usize, slot: i64, kind: Kind) {
         let process = self.process(actor);
+        // What one who may sleep is to make may never be there.
+        let kind = if self.rests(actor) { Kind::Empty } else { kind };
         self.inherited.retain(|place| *place != (process, slot));
         self.tables[process][slot as usize] = kind;
     }
