@@ -39,7 +39,7 @@ pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
         Meaning::Set(_) | Meaning::None => None,
     };
     let before = sock.map_or(0, |sock| sock.flags.load(Relaxed));
-    let reset = sock.is_some_and(died::is_reset);
+    let reset = sock.is_some_and(died::find_reset);
     if let Some(sock) = sock.filter(|_| !reset) {
         let writing = matches!(how, libc::SHUT_WR | libc::SHUT_RDWR);
         if writing {

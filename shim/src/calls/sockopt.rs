@@ -28,7 +28,7 @@ pub unsafe fn getsockopt(
     if let Meaning::Conn(sock) = meaning
         && asks_error
     {
-        find_error(sock);
+        died::find_reset(sock);
     }
     // SAFETY: the caller's own arguments.
     let result = unsafe { real::getsockopt(fd, level, name, value, len) };
@@ -50,24 +50,21 @@ pub unsafe fn getsockopt(
     result
 }
 
-/// Before an error is asked for: the peer may be gone, and what this end has to repeat be answered by a reset.
-fn find_error(sock: Sock) {
-    ready::service(sock);
-    died::is_reset(sock);
-}
-
 /// The error that the next call would report; `reported`: what the kernel says, and so has given up.
 fn error(sock: Sock, reported: c_int) -> c_int {
     match died::take_reset(sock).or_else(|| sock.take_owed()) {
         Some(error) => error,
         None if died::in_order_after(&sock, reported) => 0,
-        None => reported,
+        None => {
+            sock.note_error(reported);
+            reported
+        }
     }
 }
 
 /// The error that the next call would report, which does not do so any more.
 pub fn take_error(sock: Sock) -> Option<c_int> {
-    find_error(sock);
+    died::find_reset(sock);
     let reported = os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_ERROR).unwrap_or(0);
     Some(error(sock, reported)).filter(|error| *error != 0)
 }

@@ -143,7 +143,8 @@ fn say_closed(sock: Sock) {
     let escaped = sock.has(flag::LEAVE) && sock.row().reason.load(Relaxed) == reason::ESCAPED;
     let unread = rx::on_ring(&sock) != 0;
     if unread && escaped && stays_on_ring(sock) {
-        // Nobody repeats it: unread is what it is, when the last who holds the socket closes it.
+        // Nobody repeats it: unread is what it is, when the last who holds the socket closes it. The kernel says so.
+        rx::change_flags(&sock, cdc::flag::CLOSED, 0);
         let _ = os::set_linger(sock.fd, true, 0);
     } else if unread && !escaped {
         // As the kernel does for a socket that is closed with unread bytes.

@@ -87,6 +87,13 @@ pub fn is_reset(sock: Sock) -> bool {
     sock.has(flag::DEAD | flag::RESET)
 }
 
+/// As [`is_reset`], before a call that asks for nothing else: what this end has to repeat may be answered by a reset, of
+/// which the kernel tells.
+pub fn find_reset(sock: Sock) -> bool {
+    ready::service(sock);
+    is_reset(sock)
+}
+
 /// A direction went back to TCP, and its peer was killed before it had read what is left on the
 /// ring. TCP would have been reset at once; the kernel, which knows nothing of the ring, got a FIN.
 pub fn unseen(sock: Sock) -> bool {
