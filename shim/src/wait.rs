@@ -199,8 +199,6 @@ pub fn spun(score: &AtomicU32, hit: bool) {
     score.store(if level == 0 { 0xff } else { level }, Relaxed);
 }
 
-const GATHER_NS: u64 = 200;
-
 /// Cache lines of the payload for which a receive that spins asks.
 const LINES: usize = 4;
 
@@ -221,27 +219,6 @@ pub fn spin(mut ready: impl FnMut(u32) -> bool) -> bool {
     }
 }
 
-/// Whether this end has sent nothing since it waited for the peer last.
-fn one_way(conn: &Conn) -> bool {
-    let tx = &conn.tx;
-    let sent = tx
-        .produced
-        .load(Relaxed)
-        .wrapping_add(tx.sent.load(Relaxed));
-    let before = conn.rx.sent_before.load(Relaxed);
-    conn.rx.sent_before.store(sent, Relaxed);
-    before == sent
-}
-
-/// The reader of a one-way stream that looks again at once finds one small message at a time, and takes
-/// the line of the cursor away from the writer for each of them. After a moment there are several.
-fn gather() {
-    let end = clock::ticks() + clock::per_us() * GATHER_NS / 1000;
-    while clock::ticks() < end {
-        std::hint::spin_loop();
-    }
-}
-
 /// Spins where that has paid off lately. True: the connection may have something for a call that wants
 /// `want`.
 pub fn spin_for(sock: Sock, want: Want) -> bool {
@@ -259,9 +236,6 @@ pub fn spin_for(sock: Sock, want: Want) -> bool {
     };
     if same_cpu(&sock) || !worth_spinning(&sock.rx.spin) {
         return false;
-    }
-    if want != Want::Out && one_way(&sock) {
-        gather();
     }
     // The first lines of the payload come with that of the cursor instead of after it. After a small message, which
     // lies in that line as well, it is left to the peer, who writes there next.

@@ -185,8 +185,10 @@ pub struct Rx {
     pub frozen: AtomicU32,
     /// The consumer cursor's word, which carries all flags.
     pub word: ConsumerWord,
-    /// Bytes that this end had sent when it waited for the peer last.
-    pub sent_before: AtomicU64,
+    /// See `rx::pace`: ticks between two looks, when the last was, and what this end had sent by then.
+    pub pace: AtomicU32,
+    pub paced_at: AtomicU64,
+    pub sent_by_then: AtomicU64,
     /// Spin budget in clock cycles (see `spin`).
     pub spin: AtomicU32,
     /// Counts the times that the kernel says anew that there are bytes to read.
@@ -504,6 +506,7 @@ impl Conn {
             &self.rx.frozen,
             &self.rx.spin,
             &self.rx.edges,
+            &self.rx.pace,
         ] {
             word.store(0, Relaxed);
         }
@@ -540,7 +543,8 @@ impl Conn {
             &self.rx.confirmed,
             &self.rx.taken,
             &self.rx.looked,
-            &self.rx.sent_before,
+            &self.rx.paced_at,
+            &self.rx.sent_by_then,
         ] {
             word.store(0, Relaxed);
         }

@@ -2,6 +2,7 @@
 //! call on a ring ends here. It decides nothing: whatever is not as usual is left, as it was, to [`rx`]
 //! and [`tx`], which look at all of it anew.
 
+use super::rx::pace;
 use super::{Conn, Sock, flag, rx, tx};
 use crate::iov::Iov;
 use crate::{clock, copy, lock};
@@ -27,7 +28,7 @@ pub fn receive(sock: Sock, iov: &Iov, skip: usize, flags: c_int) -> Option<usize
     let held = sock.rx.lock.try_lock()?;
     let taken = match held.nested() || !sock.rx_ring() {
         true => None,
-        false => sock.own().and_then(|own| take(sock, own, iov, skip)),
+        false => sock.own().and_then(|own| take(sock, own, iov, skip, flags)),
     };
     sock.rx.lock.unlock(held);
     taken
@@ -35,7 +36,7 @@ pub fn receive(sock: Sock, iov: &Iov, skip: usize, flags: c_int) -> Option<usize
 
 /// The caller holds the lock.
 #[inline]
-fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
+fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize, flags: c_int) -> Option<usize> {
     let rx = &sock.rx;
     let slot = sock.slot()?;
     // What follows the ring over TCP may belong to the same call.
@@ -51,7 +52,12 @@ fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
     let looked = known < room;
     let (mut there, mut peer) = (known, 0);
     if looked {
-        there = published(own, here, size).filter(|n| *n >= known && *n != 0)?;
+        if flags & libc::MSG_DONTWAIT == 0 {
+            pace::keep(&sock);
+        }
+        let found = published(own, here, size);
+        pace::set(&sock, found.map_or(0, |n| n.saturating_sub(known)));
+        there = found.filter(|n| *n >= known && *n != 0)?;
         // Both from one line, which the peer may want back.
         peer = own.consumer.load(Acquire);
         rx.base.store(base_of(own, size).ok()?, Relaxed);
@@ -81,10 +87,10 @@ fn take(sock: Sock, own: &DmbHeader, iov: &Iov, skip: usize) -> Option<usize> {
         peer = own.consumer.load(Acquire);
     }
     if looked || again {
-        let (_, flags) = Cursor::from_word(peer);
+        let (_, said) = Cursor::from_word(peer);
         let produced = before + u64::from(there);
-        if cdc::owes_update(size, after - owed, after, produced, flags) {
-            rx::confirm(&sock, here.advance(n, size), flags);
+        if cdc::owes_update(size, after - owed, after, produced, said) {
+            rx::confirm(&sock, here.advance(n, size), said);
         }
     }
     Some(n as usize)

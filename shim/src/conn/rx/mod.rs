@@ -1,5 +1,6 @@
 //! Receiving: from the ring, or from TCP in steps that do not wait.
 
+pub mod pace;
 mod ring;
 mod tcp;
 
