@@ -1,4 +1,4 @@
-//! Instructions of the library for a call, counted by callgrind: numbers that do not depend on what
+//! Instructions of the library for a call, or for all calls of a short connection, counted by callgrind: numbers that do not depend on what
 //! else the machine does.
 //!
 //! Only the library's own instructions count, not those of libc or of the calling program.
@@ -27,6 +27,9 @@ pub enum Case {
     OtherRecv,
     OtherWrite,
     OtherRead,
+    /// All calls of one end of a connection that is over after one exchange
+    ShortClient,
+    ShortServer,
 }
 
 impl Case {
@@ -38,19 +41,31 @@ impl Case {
     /// Whether bytes have to go over a ring.
     fn ring(self) -> bool {
         use Case::*;
-        !matches!(self, OtherSend | OtherRecv | OtherWrite | OtherRead)
+        !self.short() && !matches!(self, OtherSend | OtherRecv | OtherWrite | OtherRead)
+    }
+
+    fn short(self) -> bool {
+        matches!(self, Case::ShortClient | Case::ShortServer)
+    }
+
+    /// What is counted in a run: calls, or connections.
+    pub fn times(self) -> usize {
+        if self.short() { MESSAGES / 8 } else { MESSAGES }
     }
 }
 
 /// Calls in a run.
-pub const MESSAGES: usize = 3200;
+const MESSAGES: usize = 3200;
 
 /// Instructions of the library for one call.
 pub fn count(case: Case) -> Result<f64, String> {
     let lab = Lab::start();
     let out = lab.dir().join("callgrind");
-    let outcome = lab
-        .eager("valgrind")
+    let valgrind = match case.short() {
+        true => lab.shim("valgrind").policy(tests::Policy::Default),
+        false => lab.eager("valgrind"),
+    };
+    let outcome = valgrind
         .args(["--tool=callgrind", "--collect-atstart=no"])
         .arg("--toggle-collect=measured_section")
         .arg(format!("--callgrind-out-file={}", out.display()))
@@ -71,7 +86,7 @@ pub fn count(case: Case) -> Result<f64, String> {
     let text = fs::read_to_string(&out).map_err(|e| e.to_string())?;
     let library = tests::artefacts::library();
     let name = library.file_name().and_then(|n| n.to_str()).unwrap_or("");
-    Ok(of_object(&text, name) as f64 / MESSAGES as f64)
+    Ok(of_object(&text, name) as f64 / case.times() as f64)
 }
 
 /// Instructions in one object, from callgrind's output: its own, without those that it called.

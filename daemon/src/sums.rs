@@ -1,6 +1,8 @@
 //! Totals over connections, living or gone.
 
 use crate::table::RowCopy;
+use protocol::reason;
+use protocol::short::Place;
 use protocol::stats::{Carried, Mode, SIZES, Totals};
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
@@ -136,6 +138,20 @@ impl Sums {
 
     pub fn count_reason(&mut self, reason: u32, count: u64) {
         add_to(&mut self.reasons, reason, count);
+    }
+
+    /// Connections that have ended before they were entered in the table.
+    pub fn add_ended(&mut self, place: &Place) {
+        let ended = place.ended.load(Relaxed);
+        if ended != 0 {
+            self.add(&Sums {
+                tcp_tx: place.sent.load(Relaxed),
+                tcp_rx: place.taken.load(Relaxed),
+                plain: ended,
+                ..Sums::default()
+            });
+            self.count_reason(reason::NOT_YET, ended);
+        }
     }
 
     pub fn add_row(&mut self, row: &RowCopy) {

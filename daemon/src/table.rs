@@ -6,8 +6,11 @@ use crate::policy::Policy;
 use crate::sums::{Moved, Sums};
 use memmap2::{Mmap, MmapOptions};
 use protocol::ctl::Endpoint;
+use protocol::reason;
+use protocol::short::{CLIENT, CONNECTED, FDS, Place, SHUT_RD, SHUT_WR, Word, Words};
 use protocol::stats::TableHeader;
-use protocol::stats::{self, Mode, ROWS, ROWS_AT, Row, TABLE_LEN, TEXT_AT, TEXT_LEN, TRACES_AT};
+use protocol::stats::{self, Mode, ROWS, ROWS_AT, Row, TABLE_LEN, TEXT_AT, TEXT_LEN};
+use protocol::stats::{TRACES_AT, WORDS_AT, shut};
 use protocol::trace::{self, EVENTS, MESSAGE_HEAD, TRACES, Trace};
 use std::fs::File;
 use std::io;
@@ -20,7 +23,7 @@ pub struct Table {
 }
 
 /// A row in use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RowCopy {
     pub index: u32,
     pub mode: u32,
@@ -120,11 +123,34 @@ impl Table {
         } else {
             0
         };
-        (0..high.min(ROWS)).filter_map(|i| {
+        let rows = (0..high.min(ROWS)).filter_map(|i| {
             // SAFETY: `i < ROWS`; the rows lie there, aligned.
             let row: &Row = unsafe { self.at(ROWS_AT + i * size_of::<Row>()) };
             copy_row(i as u32, row)
-        })
+        });
+        rows.chain(self.short())
+    }
+
+    /// The places of connections that have no row yet: process, number of the descriptor.
+    fn places(&self) -> impl Iterator<Item = (u32, u32, &Place)> {
+        // SAFETY: the words lie there, aligned.
+        let words: &Words = unsafe { self.at(WORDS_AT) };
+        let known = self.known();
+        let blocks = words.owners.iter().zip(&words.high).zip(&words.blocks);
+        blocks
+            .filter(move |_| known)
+            .flat_map(|((owner, high), block)| {
+                let (pid, high) = (owner.load(Relaxed), high.load(Relaxed) as usize);
+                let high = if pid == 0 { 0 } else { high.min(FDS) };
+                let places = (0..).zip(block).take(high);
+                places.map(move |(fd, place)| (pid, fd, place))
+            })
+    }
+
+    fn short(&self) -> impl Iterator<Item = RowCopy> {
+        let word = |place: &Place| Word(place.word.load(Relaxed));
+        self.places()
+            .filter_map(move |(pid, fd, place)| copy_word(pid, fd, word(place)))
     }
 
     /// Everything in this table, rows and totals of the rows that are gone.
@@ -132,6 +158,9 @@ impl Table {
         let mut sums = Sums::of_totals(&self.header().totals);
         for row in self.snapshot() {
             sums.add_row(&row);
+        }
+        for (_, _, place) in self.places() {
+            sums.add_ended(place);
         }
         for entry in &self.header().reasons {
             let (reason, count) = (entry.reason.load(Relaxed), entry.count.load(Relaxed));
@@ -162,6 +191,30 @@ impl Table {
             copy_trace(unsafe { self.at(TRACES_AT + i * size_of::<Trace>()) })
         })
     }
+}
+
+fn copy_word(pid: u32, fd: u32, word: Word) -> Option<RowCopy> {
+    let mode = match word.has(CONNECTED) {
+        true => Mode::Tcp,
+        false => Mode::Init,
+    };
+    let mut shut = 0;
+    for (said, bit) in [(SHUT_WR, shut::WRITING), (SHUT_RD, shut::READING)] {
+        if word.has(said) {
+            shut |= bit;
+        }
+    }
+    word.is_short().then(|| RowCopy {
+        mode: mode as u32,
+        pid,
+        reason: reason::NOT_YET,
+        fd,
+        shut,
+        client: word.has(CLIENT),
+        tcp_tx: word.sent(),
+        tcp_rx: word.taken(),
+        ..RowCopy::default()
+    })
 }
 
 fn copy_row(index: u32, row: &Row) -> Option<RowCopy> {

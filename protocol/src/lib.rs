@@ -6,6 +6,7 @@
 //!   direction words, wait words.
 //! * [`ctl`]: the messages between a shim (or the tool) and the daemon.
 //! * [`stats`]: the table in which a process publishes its connections to the daemon.
+//! * [`short`]: what that table tells of connections with little traffic.
 //! * [`reason`]: why a connection is on TCP.
 //!
 //! This crate exports no C symbol and makes no system call.
@@ -16,5 +17,6 @@ pub mod ctl;
 pub mod ids;
 pub mod reason;
 pub mod shm;
+pub mod short;
 pub mod stats;
 pub mod trace;

@@ -6,18 +6,21 @@
 //! * the header: totals of the connections that are gone;
 //! * the rows: one for each connection;
 //! * the text of the user's policy file, which the daemon reads for the family;
-//! * the traces ([`crate::trace`]): what happened to single connections.
+//! * the traces ([`crate::trace`]): what happened to single connections;
+//! * the words ([`crate::short`]) of connections that have no row yet.
 //!
 //! Counters are relaxed. Those of one direction share a cache line, have one writer at a time (the
 //! holder of that direction's lock) and are therefore added to by [`add`], without a locked
 //! instruction; the others are `fetch_add`ed.
 
 use crate::ctl::Endpoint;
+use crate::reason;
+use crate::short::Words;
 use crate::trace::{self, Trace};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 pub const MAGIC: u32 = 0x534d_4354;
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Connections that a family can hold; further ones are TCP and not listed.
 pub const ROWS: usize = 1 << 16;
 /// Distinct reasons that are counted apart.
@@ -229,13 +232,27 @@ pub const ROWS_AT: usize = 4096;
 pub const TEXT_AT: usize = ROWS_AT + ROWS * size_of::<Row>();
 /// Offset of the first trace.
 pub const TRACES_AT: usize = TEXT_AT + TEXT_LEN;
-pub const TABLE_LEN: usize = TRACES_AT + trace::TRACES * size_of::<Trace>();
+/// Offset of the words.
+pub const WORDS_AT: usize = (TRACES_AT + trace::TRACES * size_of::<Trace>()).next_multiple_of(4096);
+pub const TABLE_LEN: usize = WORDS_AT + size_of::<Words>();
 
 const _: () = assert!(TEXT_AT.is_multiple_of(4096) && TRACES_AT.is_multiple_of(4096));
 
 impl TableHeader {
+    /// Counts `n` connections that have ended before they were entered.
+    pub fn count_short(&self, n: u64, sent: u64, taken: u64) {
+        self.totals.tcp_tx.fetch_add(sent, Relaxed);
+        self.totals.tcp_rx.fetch_add(taken, Relaxed);
+        self.totals.plain.fetch_add(n, Relaxed);
+        self.count_reasons(reason::NOT_YET, n);
+    }
+
     /// Adds one to the count of `reason`; the last entry takes what does not fit.
     pub fn count_reason(&self, reason: u32) {
+        self.count_reasons(reason, 1);
+    }
+
+    fn count_reasons(&self, reason: u32, n: u64) {
         for (i, entry) in self.reasons.iter().enumerate() {
             let seen = entry.reason.load(Relaxed);
             let mine = seen == reason
@@ -245,7 +262,7 @@ impl TableHeader {
                         Err(now) => now == reason,
                     });
             if mine || i + 1 == REASONS {
-                entry.count.fetch_add(1, Relaxed);
+                entry.count.fetch_add(n, Relaxed);
                 return;
             }
         }

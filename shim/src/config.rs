@@ -54,6 +54,7 @@ pub fn known() -> bool {
     KNOWN.load(Acquire)
 }
 
+#[inline]
 pub fn policy() -> Policy {
     match POLICY.load(Relaxed) {
         1 => Policy::Eager,
@@ -72,6 +73,7 @@ pub fn copy_mode() -> bool {
     COPY.load(Relaxed)
 }
 
+#[inline]
 pub fn debug() -> bool {
     DEBUG.load(Relaxed)
 }
@@ -80,10 +82,12 @@ pub fn spin_us() -> u32 {
     SPIN_US.load(Relaxed)
 }
 
+#[inline]
 pub fn claim_exchanges() -> u32 {
     CLAIM_EXCHANGES.load(Relaxed)
 }
 
+#[inline]
 pub fn claim_bytes() -> u64 {
     CLAIM_BYTES.load(Relaxed)
 }

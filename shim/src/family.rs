@@ -8,8 +8,10 @@ use crate::lock::Lock;
 use crate::os::Access;
 use crate::{config, lock, os};
 use protocol::shm::wait::{CONTEXTS, PAGE_LEN, WaitWord};
+use protocol::short::Words;
 use protocol::stats::TableHeader;
-use protocol::stats::{self, ROWS, ROWS_AT, Row, TABLE_LEN, TEXT_AT, TEXT_LEN, TRACES_AT};
+use protocol::stats::{self, ROWS, ROWS_AT, Row, TABLE_LEN, TEXT_AT, TEXT_LEN};
+use protocol::stats::{TRACES_AT, WORDS_AT};
 use protocol::trace::{TRACES, Trace};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
@@ -191,6 +193,16 @@ pub fn trace(index: u32) -> Option<&'static Trace> {
     // SAFETY: the table holds TRACES traces from TRACES_AT on, aligned, and is never unmapped; all
     // fields are atomics.
     Some(unsafe { &*(at.add(TRACES_AT + index as usize * size_of::<Trace>()) as *const Trace) })
+}
+
+/// The words of connections that are not entered yet.
+pub fn words() -> Option<&'static Words> {
+    let at = TABLE.load(Acquire);
+    if at.is_null() {
+        return None;
+    }
+    // SAFETY: they lie there, aligned; the table is never unmapped, and all fields are atomics.
+    Some(unsafe { &*(at.add(WORDS_AT) as *const Words) })
 }
 
 /// Connection `index`, if it can exist.

@@ -1,9 +1,10 @@
-//! What a descriptor number is to us: nothing (0), a connection, an epoll set, or our own.
+//! What a descriptor number is to us: nothing (0), a connection, a short one ([`crate::short`]), an epoll set, or
+//! our own.
 //!
 //! Private to the process; a fork copies it, as the kernel copies the descriptors.
 
 use crate::conn::{Conn, Sock};
-use crate::family;
+use crate::{family, short};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::*};
 
@@ -25,6 +26,8 @@ const KIND: u32 = 3 << 30;
 const CONN: u32 = 1 << 30;
 const SET: u32 = 2 << 30;
 const OURS: u32 = 3 << 30;
+/// A connection of which a word tells; its age is above.
+const SHORT: u32 = OURS | 1;
 
 /// What an entry means.
 #[derive(Clone, Copy, Debug)]
@@ -55,13 +58,19 @@ pub fn highest() -> c_int {
     HIGHEST.load(Relaxed) as c_int
 }
 
+fn raise(high: &AtomicU32, fd: c_int) {
+    if high.load(Relaxed) <= fd as u32 {
+        high.fetch_max(fd as u32 + 1, Relaxed);
+    }
+}
+
 fn put(fd: c_int, entry: Entry) -> bool {
     match TABLE.get(fd as usize) {
         Some(slot) => {
             slot.store(entry, Release);
-            HIGHEST.fetch_max(fd as u32 + 1, Relaxed);
+            raise(&HIGHEST, fd);
             if entry != OURS {
-                HIGH.fetch_max(fd as u32 + 1, Relaxed);
+                raise(&HIGH, fd);
             }
             true
         }
@@ -70,14 +79,44 @@ fn put(fd: c_int, entry: Entry) -> bool {
 }
 
 /// Index in 16 bits, generation in 14.
-fn conn_entry(conn: &Conn) -> Entry {
+pub fn conn_entry(conn: &Conn) -> Entry {
     CONN | (conn.generation.load(Relaxed) >> 1 & 0x3fff) << 16 | conn.index()
 }
 
+/// Whether it is a descriptor of the library's own.
+#[inline]
+pub fn is_ours(entry: Entry) -> bool {
+    entry == OURS
+}
+
+fn short_entry(age: u32) -> Entry {
+    SHORT | age << 1
+}
+
+/// The age of a short connection's word.
+#[inline]
+pub fn short_age(entry: Entry) -> Option<u32> {
+    (entry & SHORT == SHORT).then_some(entry >> 1 & protocol::short::AGES)
+}
+
+/// Enters a short connection, whose word is there.
+pub fn put_short(fd: c_int, age: u32) -> bool {
+    put(fd, short_entry(age))
+}
+
+/// A short connection has come to be `entry` (0: nothing), unless that is known already. Gives the connection.
+pub fn replace_short(fd: c_int, age: u32, entry: Entry) -> Option<Sock> {
+    let slot = TABLE.get(fd as usize)?;
+    let _ = slot.compare_exchange(short_entry(age), entry, AcqRel, Relaxed);
+    sock_of(entry, fd)
+}
+
+/// As [`decode`], for the number as it is now.
 pub fn meaning(fd: c_int) -> Meaning {
     decode(get(fd), fd)
 }
 
+/// A short connection is entered in full first.
 #[inline]
 pub fn decode(entry: Entry, fd: c_int) -> Meaning {
     match entry & KIND {
@@ -86,7 +125,8 @@ pub fn decode(entry: Entry, fd: c_int) -> Meaning {
             None => Meaning::None,
         },
         SET => Meaning::Set(entry & 0xffff),
-        OURS => Meaning::Ours,
+        OURS if entry == OURS => Meaning::Ours,
+        OURS => short::meant(entry, fd).map_or(Meaning::None, Meaning::Conn),
         _ => Meaning::None,
     }
 }
@@ -97,7 +137,7 @@ fn conn_of(entry: Entry) -> Option<&'static Conn> {
     (conn.generation.load(Relaxed) >> 1 & 0x3fff == entry >> 16 & 0x3fff).then_some(conn)
 }
 
-/// The connection behind a descriptor.
+/// The connection behind a descriptor, unless it is a short one.
 #[inline]
 pub fn sock(fd: c_int) -> Option<Sock> {
     match get(fd) {
@@ -106,7 +146,7 @@ pub fn sock(fd: c_int) -> Option<Sock> {
     }
 }
 
-/// The connection behind `entry`, read from the table for `fd`.
+/// As [`sock`]: the connection behind `entry`, read from the table for `fd`.
 #[inline]
 pub fn sock_of(entry: Entry, fd: c_int) -> Option<Sock> {
     if entry & KIND != CONN {
@@ -118,6 +158,11 @@ pub fn sock_of(entry: Entry, fd: c_int) -> Option<Sock> {
 fn refs(conn: &Conn) -> &'static AtomicU8 {
     static NONE: AtomicU8 = AtomicU8::new(0);
     REFS.get(conn.index() as usize).unwrap_or(&NONE)
+}
+
+/// A connection in the making has one descriptor, or none after all.
+pub fn put_count(conn: &Conn, count: u8) {
+    refs(conn).store(count, Release);
 }
 
 /// Enters a descriptor of a connection. False: the number is out of range, or it has too many.
@@ -159,7 +204,7 @@ pub fn clear(fd: c_int) {
     }
 }
 
-/// Descriptors of connections in `[from, to]`.
+/// Descriptors of connections in `[from, to]`, but for short ones.
 pub fn socks(from: c_int, to: c_int) -> impl Iterator<Item = Sock> {
     (from.max(0)..=to.min(high() - 1)).filter_map(sock)
 }

@@ -32,6 +32,7 @@ mod ownfd;
 mod pollset;
 mod real;
 mod sandbox;
+mod short;
 mod signals;
 mod sys;
 mod trace;

@@ -123,7 +123,16 @@ impl Lock {
         }
     }
 
+    #[inline]
     pub fn lock(&self) -> Held {
+        match self.try_lock() {
+            Some(held) => held,
+            None => self.wait(),
+        }
+    }
+
+    #[cold]
+    fn wait(&self) -> Held {
         loop {
             if let Some(held) = self.lock_within(u32::MAX) {
                 return held;

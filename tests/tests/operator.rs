@@ -1,6 +1,7 @@
 //! What an operator sees of running programs: `smclo ss`, `stats`, `trace`.
 
 use protocol::clc;
+use protocol::reason;
 use protocol::shm::ring::ring_size;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -8,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 use tests::stats::Socket;
 use tests::tool::Held;
-use tests::{Lab, Mode, artefacts, net, plain_only, stage};
+use tests::{Lab, Mode, artefacts, net, plain_only, process, stage};
 
 #[test]
 fn ss_has_the_columns_of_smcss() {
@@ -472,4 +473,71 @@ while c.recv(100):
     }
     client.stop();
     server.stop();
+}
+
+/// Connections that are not worth a claim yet are listed, with their ends and their bytes, and counted when they have
+/// ended.
+#[test]
+fn short_connections_are_told_of() {
+    if plain_only() {
+        return;
+    }
+    const PROGRAM: &str = "
+import socket, sys, time
+l = socket.create_server(('127.0.0.1', 0))
+def pair():
+    a = socket.create_connection(l.getsockname())
+    b, _ = l.accept()
+    a.sendall(b'question'); b.recv(100); b.sendall(b'answer'); a.recv(100)
+    return a, b
+for _ in range(50):
+    for end in pair(): end.close()
+    time.sleep(0.001)
+print(l.getsockname()[1], flush=True)
+sys.stdin.readline()
+ends = [end for _ in range(5) for end in pair()]
+print('open', flush=True)
+sys.stdin.readline()
+for end in ends: end.close()
+print('closed', flush=True)
+sys.stdin.readline()";
+    let lab = Lab::start();
+    let input = lab.dir().join("input");
+    let mut open = process::fifo(&input);
+    let run = lab.shim("python3").policy(tests::Policy::Default);
+    let run = run.arg("-c").arg(PROGRAM).stdin(&input).spawn();
+    let said = |word: &str| {
+        let there = || run.stdout().contains(word);
+        assert!(net::wait_until(Duration::from_secs(20), there), "{word}");
+    };
+    said("\n");
+    let port = run.stdout().trim().parse().expect("a port");
+    let before = lab.stats();
+    writeln!(open, "go").unwrap();
+    said("open");
+    let rows = lab.sockets().into_iter().filter(|row| row.has_port(port));
+    let rows: Vec<_> = rows.filter(|row| row.text("mode") == "TCP").collect();
+    assert_eq!(rows.len(), 10, "{rows:?}");
+    for row in &rows {
+        let moved = [row.number("tcp_tx_bytes"), row.number("tcp_rx_bytes")];
+        let client = row.raw["client"].as_bool().expect("an end");
+        assert_eq!(moved, if client { [8, 6] } else { [6, 8] }, "{row:?}");
+        assert!(row.is_tcp_for(reason::NOT_YET), "{row:?}");
+        assert_eq!(row.number("pid"), u64::from(run.pid()), "{row:?}");
+    }
+    let clients = rows.iter().filter(|row| row.raw["client"] == true);
+    assert_eq!(clients.count(), 5, "{rows:?}");
+    let counted = |stats: tests::Stats| {
+        let fallbacks = stats.fallbacks(reason::NOT_YET) - before.fallbacks(reason::NOT_YET);
+        let plain = stats.must("plain") - before.must("plain");
+        (plain, fallbacks, stats.tcp_bytes() - before.tcp_bytes())
+    };
+    assert_eq!(counted(lab.stats()), (10, 10, 140));
+    writeln!(open, "go").unwrap();
+    said("closed");
+    assert_eq!(counted(lab.stats()), (10, 10, 140));
+    let rows = lab.sockets().into_iter().filter(|row| row.has_port(port));
+    assert_eq!(rows.filter(|row| row.text("mode") == "TCP").count(), 0);
+    writeln!(open, "go").unwrap();
+    run.finish().ok();
 }

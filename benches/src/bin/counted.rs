@@ -3,13 +3,15 @@
 //! Nothing ever waits here, so that the number of instructions does not depend on time. Only what
 //! `measured_section` runs is counted: `--toggle-collect=measured_section`.
 
-use benches::instructions::{Case, MESSAGES};
+use benches::instructions::Case;
 use clap::Parser;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::socket::{self, AddressFamily, MsgFlags, SockFlag, SockType, sockopt};
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn, sockopt,
+};
 use nix::unistd::{pipe, read, write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 #[derive(Parser, Debug)]
@@ -43,16 +45,15 @@ fn main() -> std::io::Result<()> {
                 None,
                 SockFlag::SOCK_CLOEXEC,
             )?;
-            batches(&a, &b, SIZE, case == Case::OtherSend)
+            batches(&a, &b, SIZE, case)
         }
+        Case::ShortClient | Case::ShortServer => short(case),
         _ => {
             let (a, b) = connection()?;
             match case {
-                Case::RingSend => batches(&a, &b, SIZE, true),
-                Case::RingRecv => batches(&a, &b, SIZE, false),
-                Case::RingSend4k => batches(&a, &b, LARGE, true),
-                Case::RingRecv4k => batches(&a, &b, LARGE, false),
-                _ => epoll(&a, &b),
+                Case::RingSend | Case::RingRecv => batches(&a, &b, SIZE, case),
+                Case::RingSend4k | Case::RingRecv4k => batches(&a, &b, LARGE, case),
+                _ => epoll(&a, &b, case),
             }
         }
     }
@@ -93,10 +94,11 @@ fn recv(fd: &OwnedFd, bytes: &mut [u8]) {
     assert_eq!(n, Ok(bytes.len()));
 }
 
-fn batches(a: &OwnedFd, b: &OwnedFd, size: usize, count_sends: bool) -> std::io::Result<()> {
+fn batches(a: &OwnedFd, b: &OwnedFd, size: usize, case: Case) -> std::io::Result<()> {
+    let count_sends = matches!(case, Case::RingSend | Case::RingSend4k | Case::OtherSend);
     let out = vec![1; size];
     let mut into = vec![0; size];
-    for _ in 0..MESSAGES / BATCH {
+    for _ in 0..case.times() / BATCH {
         let mut sends = || (0..BATCH).for_each(|_| send(a, &out));
         let mut recvs = || (0..BATCH).for_each(|_| recv(b, &mut into));
         if count_sends {
@@ -111,11 +113,11 @@ fn batches(a: &OwnedFd, b: &OwnedFd, size: usize, count_sends: bool) -> std::io:
 }
 
 /// epoll_wait that finds one connection ready, in a set with it alone.
-fn epoll(a: &OwnedFd, b: &OwnedFd) -> std::io::Result<()> {
+fn epoll(a: &OwnedFd, b: &OwnedFd, case: Case) -> std::io::Result<()> {
     let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     set.add(b, EpollEvent::new(EpollFlags::EPOLLIN, 7))?;
     let mut events = [EpollEvent::empty(); 8];
-    for _ in 0..MESSAGES {
+    for _ in 0..case.times() {
         // Asks the kernel, whose turn comes again after some time: not in what is counted.
         assert_eq!(set.wait(&mut events, EpollTimeout::ZERO), Ok(0));
         send(a, &[1; SIZE]);
@@ -131,7 +133,7 @@ fn epoll(a: &OwnedFd, b: &OwnedFd) -> std::io::Result<()> {
 fn pipes(case: Case) -> std::io::Result<()> {
     let (out, into) = pipe()?;
     let mut bytes = [0; SIZE];
-    for _ in 0..MESSAGES {
+    for _ in 0..case.times() {
         let mut writes = || assert_eq!(write(&into, &[1; SIZE]), Ok(SIZE));
         let mut reads = || assert_eq!(read(out.as_raw_fd(), &mut bytes), Ok(SIZE));
         if case == Case::OtherWrite {
@@ -141,6 +143,56 @@ fn pipes(case: Case) -> std::io::Result<()> {
             writes();
             measured_section(&mut reads);
         }
+    }
+    Ok(())
+}
+
+/// Connections that are over after one exchange, as a client and a server with an epoll set make them.
+fn short(case: Case) -> std::io::Result<()> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let std::net::SocketAddr::V4(to) = listener.local_addr()? else {
+        unreachable!("bound to 127.0.0.1")
+    };
+    let to = SockaddrIn::from(to);
+    let set = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    let counts = |n: usize| n >= WARM;
+    let run = |n: usize, end: Case, work: &mut dyn FnMut()| match end == case && counts(n) {
+        true => measured_section(work),
+        false => work(),
+    };
+    let tcp = (AddressFamily::Inet, SockType::Stream);
+    let mut bytes = [0; SIZE];
+    for n in 0..WARM + case.times() {
+        if !counts(n) && n % 10 == 0 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (mut client, mut server) = (None, None);
+        run(n, Case::ShortClient, &mut || {
+            let fd = socket::socket(tcp.0, tcp.1, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+            socket::connect(fd.as_raw_fd(), &to).expect("a listener");
+            socket::setsockopt(&fd, sockopt::TcpNoDelay, &true).expect("an option");
+            send(&fd, &[1; SIZE]);
+            client = Some(fd);
+        });
+        run(n, Case::ShortServer, &mut || {
+            let fd = socket::accept4(listener.as_raw_fd(), SockFlag::SOCK_NONBLOCK);
+            // SAFETY: accept4 has just given it.
+            let fd = unsafe { OwnedFd::from_raw_fd(fd.expect("a connection")) };
+            let asked = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+            set.add(&fd, EpollEvent::new(asked, 7)).expect("room");
+            recv(&fd, &mut [0; SIZE]);
+            send(&fd, &[1; SIZE]);
+            socket::shutdown(fd.as_raw_fd(), Shutdown::Write).expect("a connection");
+            server = Some(fd);
+        });
+        let client = client.expect("made above");
+        run(n, Case::ShortClient, &mut || {
+            recv(&client, &mut bytes);
+            assert_eq!(read(client.as_raw_fd(), &mut bytes), Ok(0));
+        });
+        let (mut client, mut server) = (Some(client), server);
+        run(n, Case::ShortClient, &mut || drop(client.take()));
+        run(n, Case::ShortServer, &mut || drop(server.take()));
     }
     Ok(())
 }

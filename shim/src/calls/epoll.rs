@@ -1,7 +1,7 @@
 //! epoll: sets, registrations, waits.
 
 use crate::fds::{self, Entry, Meaning};
-use crate::{clock, epoll, errno, iov, real};
+use crate::{clock, epoll, errno, iov, real, short};
 use libc::{c_int, epoll_event, sigset_t, timespec};
 
 /// epoll_create: every call comes here.
@@ -30,6 +30,11 @@ pub unsafe fn ctl(e: Entry, epfd: c_int, op: c_int, fd: c_int, event: *mut epoll
         Meaning::Set(index) => epoll::known(index),
         _ => None,
     };
+    if let (Some(set), Some(short)) = (set, short::of(fds::get(fd), fd))
+        && let Some(result) = epoll::short::ctl(set, op, short, event)
+    {
+        return result;
+    }
     match (set, fds::meaning(fd)) {
         (_, Meaning::Ours) => errno::fail(libc::EBADF),
         (Some(set), Meaning::Conn(sock)) => epoll::ctl(set, epfd, op, sock, event),

@@ -8,7 +8,7 @@
 
 use crate::conn::{Sock, passed, phase, revert};
 use crate::real::Argv;
-use crate::{epoll, fds, iov, lock, os};
+use crate::{epoll, fds, iov, lock, os, short};
 use protocol::reason;
 use std::ffi::{c_char, c_int};
 use std::sync::atomic::Ordering::*;
@@ -118,7 +118,11 @@ fn numbers_of(text: *const c_char, each: &mut impl FnMut(c_int)) {
 }
 
 pub fn inheritable(sock: Sock) -> bool {
-    os::fcntl(sock.fd, libc::F_GETFD, 0).is_ok_and(|flags| flags as c_int & libc::FD_CLOEXEC == 0)
+    stays_open(sock.fd)
+}
+
+fn stays_open(fd: c_int) -> bool {
+    os::fcntl(fd, libc::F_GETFD, 0).is_ok_and(|flags| flags as c_int & libc::FD_CLOEXEC == 0)
 }
 
 fn goes_along(sock: Sock) -> bool {
@@ -144,6 +148,7 @@ fn all() -> impl Iterator<Item = Sock> {
 
 /// A child is made of which nothing is known: every connection that it inherits goes back to TCP.
 pub fn everything() -> bool {
+    short::fill(stays_open);
     passed::inherited();
     let mut free = true;
     revert::unread_first(goes_along, |sock| free &= release(sock));
@@ -153,6 +158,7 @@ pub fn everything() -> bool {
 
 /// Another program is about to be started. False: see [`release`].
 pub fn known_to(told: Told) -> bool {
+    short::fill(stays_open);
     if all().take(FEW + 1).count() <= FEW {
         return everything();
     }
@@ -176,6 +182,7 @@ pub fn known_to(told: Told) -> bool {
 
 /// A child is made that will start another program, when it is known what that is told.
 pub fn later() {
+    short::fill(stays_open);
     passed::inherited();
     if all().take(FEW + 1).count() <= FEW {
         everything();

@@ -5,9 +5,10 @@ use crate::conn::{
     Sock, claim, close as end, died, flag, life, passed, phase, ready, revert, rx, step,
 };
 use crate::fds::{self, Entry, Meaning};
-use crate::{ctx, epoll, errno, os, ownfd, real};
+use crate::{ctx, epoll, errno, os, ownfd, real, short};
 use libc::{c_int, c_uint, c_ulong};
 use protocol::reason;
+use protocol::short::{NONBLOCK, SHUT_RD, SHUT_WR};
 use std::sync::atomic::Ordering::*;
 
 /// close: e = the table's word for the descriptor.
@@ -15,6 +16,9 @@ pub fn close(e: Entry, fd: c_int) -> c_int {
     // SAFETY: no pointers.
     let kernel = || unsafe { real::close(fd) };
     if borrowed_memory() {
+        return kernel();
+    }
+    if short::of(e, fd).is_some_and(short::Short::close) {
         return kernel();
     }
     match fds::decode(e, fd) {
@@ -31,8 +35,31 @@ pub fn close(e: Entry, fd: c_int) -> c_int {
     }
 }
 
+/// shutdown of a short connection: it is not to be claimed any more.
+fn shut_short(short: short::Short, how: c_int) -> Option<c_int> {
+    let flags = match how {
+        libc::SHUT_RD => SHUT_RD,
+        libc::SHUT_WR => SHUT_WR,
+        libc::SHUT_RDWR => SHUT_RD | SHUT_WR,
+        _ => 0,
+    };
+    let before = short.still()?;
+    if !short.put(flags, true) {
+        return None;
+    }
+    // SAFETY: no pointers.
+    let result = unsafe { real::shutdown(short.fd, how) };
+    if result != 0 {
+        errno::keep(|| short.put(flags & !before.0, false));
+    }
+    Some(result)
+}
+
 /// shutdown: e = the table's word for the descriptor.
 pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
+    if let Some(result) = short::of(e, fd).and_then(|short| shut_short(short, how)) {
+        return result;
+    }
     let sock = match fds::decode(e, fd) {
         Meaning::Conn(sock) => Some(sock),
         Meaning::Ours => return errno::fail(libc::EBADF),
@@ -209,8 +236,36 @@ pub fn dup3(_e_old: Entry, _e_new: Entry, old: c_int, new: c_int, flags: c_int) 
     replace(old, new, flags, || unsafe { real::dup3(old, new, flags) })
 }
 
+/// fcntl of a short connection, where that may stay one.
+fn fcntl_short(short: short::Short, command: c_int, argument: usize) -> Option<c_int> {
+    let status = argument as c_int;
+    let sets = command == libc::F_SETFL && status & libc::O_ASYNC == 0;
+    if !sets && !matches!(command, libc::F_GETFL | libc::F_GETFD | libc::F_SETFD) {
+        return None;
+    }
+    // SAFETY: no pointers.
+    let result = unsafe { real::fcntl(short.fd, command, argument) };
+    if sets && result == 0 {
+        blocks(short, status & libc::O_NONBLOCK == 0);
+    }
+    Some(result)
+}
+
+fn blocks(short: short::Short, blocks: bool) {
+    if !short.put(NONBLOCK, !blocks)
+        && let Meaning::Conn(sock) = fds::meaning(short.fd)
+    {
+        sock.put_nonblock(!blocks);
+    }
+}
+
 /// fcntl: e = the table's word for the descriptor.
 pub fn fcntl(e: Entry, fd: c_int, command: c_int, argument: usize) -> c_int {
+    if let Some(short) = short::of(e, fd)
+        && let Some(result) = fcntl_short(short, command, argument)
+    {
+        return result;
+    }
     let meaning = fds::decode(e, fd);
     if matches!(meaning, Meaning::Ours) {
         return errno::fail(libc::EBADF);
@@ -238,6 +293,15 @@ const SIOCATMARK: c_ulong = 0x8905;
 
 /// ioctl: e = the table's word for the descriptor.
 pub fn ioctl(e: Entry, fd: c_int, request: c_ulong, argument: usize) -> c_int {
+    if let Some(short) = short::of(e, fd).filter(|_| request != libc::FIOASYNC) {
+        // SAFETY: the caller's own arguments.
+        let result = unsafe { real::ioctl(fd, request, argument) };
+        if result == 0 && request == libc::FIONBIO {
+            // SAFETY: the kernel has read the program's int there.
+            blocks(short, unsafe { *(argument as *const c_int) } == 0);
+        }
+        return result;
+    }
     let meaning = fds::decode(e, fd);
     if matches!(meaning, Meaning::Ours) {
         return errno::fail(libc::EBADF);

@@ -6,7 +6,7 @@ use crate::conn::rx::{Sink, available};
 use crate::conn::tx::Source;
 use crate::conn::{Sock, revert};
 use crate::fds::{self, Entry, Meaning};
-use crate::{errno, iov, os, real, signals, wait};
+use crate::{errno, iov, os, real, short, signals, wait};
 use libc::{c_int, c_uint, iovec, off_t, size_t, ssize_t};
 use protocol::reason;
 use std::sync::atomic::Ordering::Relaxed;
@@ -63,7 +63,19 @@ pub unsafe fn sendfile(
         }
         _ => kernel(),
     };
-    transfer::to_the_end((e_out, e_in), now, once)
+    let first = |entries: (Entry, Entry)| match short::enter(entries.0, output) {
+        Some(short) if !fds::is_ours(entries.1) => {
+            let n = kernel();
+            short.sent(n, 0);
+            n
+        }
+        Some(short) => {
+            short.sent(0, 0);
+            errno::fail(libc::EBADF)
+        }
+        None => once(entries),
+    };
+    transfer::to_the_end((e_out, e_in), now, first)
 }
 
 /// A file of that size. `None`: it holds more than its size says (procfs), and only the kernel knows

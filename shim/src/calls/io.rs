@@ -7,7 +7,7 @@ use crate::conn::tx::Source;
 use crate::conn::{Sock, phase, quick};
 use crate::fds::{self, Entry};
 use crate::iov::{FAULT_LATER, Iov, wild};
-use crate::{errno, real};
+use crate::{errno, real, short};
 use libc::{c_int, c_void, iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 
 /// The list outlives the call that made it; the transfer ends before the call does.
@@ -81,6 +81,11 @@ pub(super) fn receive(
     kernel: impl Fn() -> ssize_t,
     careful: impl Fn(Sock) -> ssize_t,
 ) -> ssize_t {
+    if let Some(short) = short::enter(entry, fd) {
+        let n = kernel();
+        short.received(n, flags);
+        return n;
+    }
     let once = |entry| receive_once(entry, fd, flags, &kernel, &careful);
     transfer::to_the_end(entry, || fds::get(fd), once)
 }
@@ -125,6 +130,11 @@ pub(super) fn send_way(
     kernel: impl Fn() -> ssize_t,
     careful: impl Fn(Sock) -> ssize_t,
 ) -> ssize_t {
+    if let Some(short) = short::enter(entry, fd) {
+        let n = kernel();
+        short.sent(n, flags);
+        return n;
+    }
     let once = |entry| send_once(entry, fd, flags, &kernel, &careful);
     transfer::to_the_end(entry, || fds::get(fd), once)
 }
@@ -176,8 +186,13 @@ fn send_buffer(
     if let Some(n) = put(e, fd, buf, len, flags) {
         return n;
     }
-    let careful = |sock| careful_send(sock, Iov::single(buf, len), flags);
     let long = len > LONG && flags & !USUAL == 0;
+    if !long && let Some(short) = short::enter(e, fd) {
+        let n = kernel();
+        short.sent(n, flags);
+        return n;
+    }
+    let careful = |sock| careful_send(sock, Iov::single(buf, len), flags);
     let once = |e| match way::of(e, fd) {
         Way::Plain(sock) if long && sock.phase() == phase::PLAIN => careful(sock),
         _ => send_once(e, fd, flags, &kernel, careful),

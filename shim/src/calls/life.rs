@@ -2,7 +2,7 @@
 
 use crate::conn::{life, phase};
 use crate::fds::{self, Entry, Meaning};
-use crate::{clock, config, errno, iov, os, real};
+use crate::{clock, config, errno, iov, os, real, short};
 use libc::{c_int, sockaddr, socklen_t};
 
 /// Which accept the program called.
@@ -37,7 +37,7 @@ pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
 /// # Safety
 /// As for the C function.
 pub unsafe fn bind(e: Entry, fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
-    if matches!(fds::decode(e, fd), Meaning::Ours) {
+    if fds::is_ours(e) {
         return errno::fail(libc::EBADF);
     }
     // SAFETY: the caller's own arguments.
@@ -46,13 +46,14 @@ pub unsafe fn bind(e: Entry, fd: c_int, addr: *const sockaddr, len: socklen_t) -
 
 /// listen: e = the table's word for the descriptor.
 pub fn listen(e: Entry, fd: c_int, backlog: c_int) -> c_int {
-    if matches!(fds::decode(e, fd), Meaning::Ours) {
+    let meaning = fds::decode(e, fd);
+    if matches!(meaning, Meaning::Ours) {
         return errno::fail(libc::EBADF);
     }
     // SAFETY: the caller's own arguments.
     let result = unsafe { real::listen(fd, backlog) };
     if result == 0
-        && let Some(sock) = fds::sock_of(e, fd)
+        && let Meaning::Conn(sock) = meaning
     {
         errno::keep(|| life::listening(sock));
     }
@@ -64,16 +65,29 @@ pub fn listen(e: Entry, fd: c_int, backlog: c_int) -> c_int {
 /// # Safety
 /// As for the C function.
 pub unsafe fn connect(e: Entry, fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
-    let sock = match fds::decode(e, fd) {
-        Meaning::Conn(sock) => Some(sock),
-        Meaning::Ours => return errno::fail(libc::EBADF),
-        Meaning::Set(_) | Meaning::None => None,
-    };
     let family = if len < 2 || iov::wild(addr.cast(), 2) {
         -1
     } else {
         // SAFETY: `addr` is the program's; the kernel reads it too, and refuses a wild one.
         c_int::from(unsafe { (*addr).sa_family })
+    };
+    let internet = matches!(family, libc::AF_INET | libc::AF_INET6);
+    let under_way = |result| {
+        let on_its_way = [libc::EINPROGRESS, libc::EINTR, libc::EALREADY];
+        internet && (result == 0 || on_its_way.contains(&errno::get()))
+    };
+    if let Some(short) = short::of(e, fd).filter(|_| internet) {
+        // SAFETY: the caller's own arguments.
+        let result = unsafe { real::connect(fd, addr, len) };
+        if under_way(result) {
+            errno::keep(|| short.connecting());
+        }
+        return result;
+    }
+    let sock = match fds::decode(e, fd) {
+        Meaning::Conn(sock) => Some(sock),
+        Meaning::Ours => return errno::fail(libc::EBADF),
+        Meaning::Set(_) | Meaning::None => None,
     };
     if let Some(sock) = sock
         && family == libc::AF_UNSPEC
@@ -84,15 +98,10 @@ pub unsafe fn connect(e: Entry, fd: c_int, addr: *const sockaddr, len: socklen_t
     }
     // SAFETY: the caller's own arguments.
     let result = unsafe { real::connect(fd, addr, len) };
-    if let Some(sock) = sock {
-        let under_way = result == 0
-            || matches!(
-                errno::get(),
-                libc::EINPROGRESS | libc::EINTR | libc::EALREADY
-            );
-        if under_way && matches!(family, libc::AF_INET | libc::AF_INET6) {
-            errno::keep(|| life::connecting(sock));
-        }
+    if let Some(sock) = sock
+        && under_way(result)
+    {
+        errno::keep(|| life::connecting(sock));
     }
     result
 }
@@ -109,7 +118,7 @@ pub unsafe fn accept4(
     flags: c_int,
     which: Which,
 ) -> c_int {
-    if matches!(fds::decode(e, fd), Meaning::Ours) {
+    if fds::is_ours(e) {
         return errno::fail(libc::EBADF);
     }
     let new = match which {

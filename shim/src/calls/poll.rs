@@ -4,7 +4,7 @@ use crate::calls::way;
 use crate::conn::phase;
 use crate::fds::{self, Meaning};
 use crate::pollset;
-use crate::{clock, errno, os, real};
+use crate::{clock, errno, os, real, short};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
 const NOTHING: pollfd = pollfd {
@@ -74,6 +74,9 @@ unsafe fn polling(
 /// of them has become careful.
 fn enter(list: &[pollfd]) -> bool {
     for (i, one) in list.iter().enumerate() {
+        if short::enter(fds::get(one.fd), one.fd).is_some() {
+            continue;
+        }
         if let Some(sock) = fds::sock(one.fd)
             && sock.phase() == phase::PLAIN
             && !way::enter(sock)
@@ -87,7 +90,9 @@ fn enter(list: &[pollfd]) -> bool {
 
 fn leave(count: usize, list: &[pollfd]) {
     for one in list.iter().take(count) {
-        if let Some(sock) = fds::sock(one.fd) {
+        if !short::leave_if_entered(fds::get(one.fd), one.fd)
+            && let Some(sock) = fds::sock(one.fd)
+        {
             way::leave_if_entered(sock);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::calls::escape::{self, Told};
 use crate::conn::{Sock, claim, close, flag, kept, life, passed, phase, revert};
-use crate::{ctx, daemon, epoll, errno, family, fds, lgr, lock, os, real};
+use crate::{ctx, daemon, epoll, errno, family, fds, lgr, lock, os, real, short};
 use libc::{c_int, pid_t};
 use protocol::reason;
 use std::sync::atomic::{AtomicBool, Ordering::*};
@@ -25,6 +25,7 @@ pub fn follow_forks() {
 /// Connections will have one holder more.
 unsafe extern "C" fn prepare() {
     errno::keep(|| {
+        short::fill(|_| true);
         epoll::forking();
         let mut asleep = false;
         for_each(|sock| {
@@ -45,6 +46,7 @@ unsafe extern "C" fn child() {
     errno::keep(|| {
         lock::forked();
         family::forked();
+        short::forked();
         epoll::forked();
         lgr::forked();
         ctx::forked();
@@ -127,7 +129,7 @@ pub fn before_spawn(told: Told) {
 
 /// A descriptor that libc will hand to a program, whatever its close-on-exec flag says.
 pub fn handed_on(fd: c_int) {
-    if let Some(sock) = fds::sock(fd) {
+    if let fds::Meaning::Conn(sock) = fds::meaning(fd) {
         errno::keep(|| {
             passed::kept(sock.conn);
             revert::leave(sock, reason::ESCAPED);

@@ -3,7 +3,7 @@
 use crate::calls::inq;
 use crate::conn::{Sock, died, flag, ready, revert, rx};
 use crate::fds::{self, Entry, Meaning};
-use crate::{ctx, epoll, errno, iov, os, real};
+use crate::{ctx, epoll, errno, iov, os, real, short};
 use libc::{c_int, c_void, socklen_t};
 use protocol::reason;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
@@ -20,6 +20,10 @@ pub unsafe fn getsockopt(
     value: *mut c_void,
     len: *mut socklen_t,
 ) -> c_int {
+    if short::of(e, fd).is_some() {
+        // SAFETY: the caller's own arguments.
+        return unsafe { real::getsockopt(fd, level, name, value, len) };
+    }
     let meaning = fds::decode(e, fd);
     if matches!(meaning, Meaning::Ours) {
         return errno::fail(libc::EBADF);
@@ -96,6 +100,18 @@ fn needs_tcp(level: c_int, name: c_int, value: c_int) -> u32 {
     }
 }
 
+/// Whether [`setsockopt`] has something to do when it is set.
+fn noted(level: c_int, name: c_int) -> bool {
+    matches!(
+        (level, name),
+        (libc::IPPROTO_TCP, inq::TCP_INQ)
+            | (
+                libc::SOL_SOCKET,
+                libc::SO_SNDBUF | libc::SO_SNDBUFFORCE | libc::SO_RCVLOWAT
+            )
+    )
+}
+
 /// Whether the peer's FIN has come. A connection that is closed without one was reset.
 fn finished(sock: Sock) -> bool {
     match os::end_of(sock.fd) {
@@ -132,11 +148,15 @@ pub unsafe fn setsockopt(
         // SAFETY: at least four bytes of the program's.
         unsafe { value.cast::<c_int>().read_unaligned() }
     };
+    let code = needs_tcp(level, name, number);
+    if code == 0 && !noted(level, name) && short::of(e, fd).is_some() {
+        // SAFETY: the caller's own arguments.
+        return unsafe { real::setsockopt(fd, level, name, value, len) };
+    }
     let meaning = fds::decode(e, fd);
     match meaning {
         Meaning::Ours => return errno::fail(libc::EBADF),
         Meaning::Conn(sock) => {
-            let code = needs_tcp(level, name, number);
             if code != 0 {
                 revert::leave(sock, code);
             }

@@ -7,7 +7,7 @@ use protocol::reason;
 
 /// The program hands `fd` to stdio, or is about to write to it by dprintf.
 pub fn note(fd: c_int) {
-    if let Some(sock) = fds::sock(fd) {
+    if let fds::Meaning::Conn(sock) = fds::meaning(fd) {
         crate::errno::keep(|| revert::leave(sock, reason::STDIO));
     }
 }

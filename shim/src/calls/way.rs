@@ -54,7 +54,7 @@ pub fn enter(sock: Sock) -> bool {
 }
 
 /// Whether a receive has taken bytes of the stream.
-fn took(n: ssize_t, flags: c_int) -> bool {
+pub fn took(n: ssize_t, flags: c_int) -> bool {
     n > 0 && flags & (libc::MSG_PEEK | libc::MSG_ERRQUEUE | libc::MSG_OOB) == 0
 }
 
@@ -90,10 +90,13 @@ pub fn received(sock: Sock, n: ssize_t, flags: c_int) {
     }
 }
 
+/// Flags of a send that only TCP can carry.
+pub const BARRING: c_int = libc::MSG_OOB | libc::MSG_FASTOPEN | libc::MSG_ZEROCOPY;
+
 /// Ends a plain send, likewise.
 #[inline]
 pub fn sent(sock: Sock, n: ssize_t, flags: c_int) {
-    if flags & (libc::MSG_OOB | libc::MSG_FASTOPEN | libc::MSG_ZEROCOPY) != 0 {
+    if flags & BARRING != 0 {
         sock.bar(if flags & libc::MSG_OOB != 0 {
             reason::OOB
         } else {
@@ -110,7 +113,7 @@ pub fn sent(sock: Sock, n: ssize_t, flags: c_int) {
 }
 
 #[inline]
-fn consider(sock: Sock) {
+pub fn consider(sock: Sock) {
     if sock.phase() == phase::PLAIN && !sock.has(flag::SHUT_WR | flag::SHUT_RD) {
         claim::consider(sock);
     }

@@ -3,37 +3,107 @@
 use super::passed::Standing;
 use super::{Conn, Sock, claim, flag, phase};
 use crate::config::{self, Policy};
+use crate::short;
 use crate::{daemon, family, fds, lock, os};
 use protocol::ctl::Endpoint;
 use protocol::reason;
+use protocol::short::{CLIENT, CONNECTED, NONBLOCK, SHUT_RD, SHUT_WR, Word};
 use protocol::stats::{Mode, Row};
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
+
+/// A place for a connection.
+fn take() -> Option<&'static Conn> {
+    family::allocate().or_else(|| {
+        super::close::sweep();
+        family::allocate()
+    })
+}
+
+/// The row of a new connection.
+fn begin(row: &Row, fd: c_int) {
+    clear(row);
+    row.pid.store(lock::pid(), Relaxed);
+    row.fd.store(fd as u32, Relaxed);
+    row.reason.store(reason::NOT_YET, Relaxed);
+    row.mode.store(Mode::Init as u32, Release);
+}
 
 /// A connection for a new descriptor. `None`: it stays unknown to us, plain TCP.
 fn track(fd: c_int) -> Option<Sock> {
     if fd < 0 || !family::ready() {
         return None;
     }
-    let conn = family::allocate().or_else(|| {
-        super::close::sweep();
-        family::allocate()
-    })?;
+    let conn = take()?;
     if !fds::put_conn(fd, conn) {
-        conn.holders.store(0, Relaxed);
-        super::close::finish(conn);
+        give_back(conn);
         return None;
     }
-    let row = conn.row();
-    clear(row);
-    row.pid.store(lock::pid(), Relaxed);
-    row.fd.store(fd as u32, Relaxed);
-    row.reason.store(reason::NOT_YET, Relaxed);
-    row.mode.store(Mode::Init as u32, Release);
+    begin(conn.row(), fd);
     if config::policy() == Policy::Off {
         conn.bar(reason::POLICY_OFF);
     }
     Some(Sock { fd, conn })
+}
+
+/// A place for a short connection that is to be entered in full.
+pub fn place(fd: c_int) -> Option<&'static Conn> {
+    let conn = take()?;
+    fds::put_count(conn, 1);
+    begin(conn.row(), fd);
+    Some(conn)
+}
+
+/// It was not needed.
+pub fn unplace(conn: &Conn) {
+    fds::put_count(conn, 0);
+    give_back(conn);
+}
+
+fn give_back(conn: &Conn) {
+    conn.holders.store(0, Relaxed);
+    super::close::finish(conn);
+}
+
+/// What a word tells of a short connection; nobody knows of the place yet. One call more is under way on it, that which
+/// enters it.
+pub fn fill(sock: Sock, word: Word) {
+    let mut flags = 0;
+    for (said, flag) in [
+        (NONBLOCK, flag::NONBLOCK),
+        (CLIENT, flag::CLIENT),
+        (SHUT_WR, flag::SHUT_WR),
+        (SHUT_RD, flag::SHUT_RD),
+    ] {
+        if word.has(said) {
+            flags |= flag;
+        }
+    }
+    sock.flags.store(0, Relaxed);
+    sock.set(flags);
+    sock.plain.store(word.calls() + 1, Relaxed);
+    sock.exchanges.store(word.exchanges(), Relaxed);
+    sock.tx.sent.store(word.sent(), Relaxed);
+    sock.rx.taken.store(word.taken(), Relaxed);
+    let shut = word.has(SHUT_WR | SHUT_RD);
+    sock.shutdowns.store(u32::from(shut), Relaxed);
+    let phase = match (word.has(CONNECTED), word.has(SHUT_WR)) {
+        (_, true) => phase::BARRED,
+        (true, _) => phase::PLAIN,
+        (false, _) => phase::INIT,
+    };
+    sock.phase.store(phase, Release);
+    let row = sock.row();
+    row.client.store(u32::from(word.has(CLIENT)), Relaxed);
+    row.tcp_tx.store(word.sent(), Relaxed);
+    row.tcp_rx.store(word.taken(), Relaxed);
+}
+
+/// It is entered, and listed.
+pub fn filled(sock: Sock, word: Word) {
+    if word.has(CONNECTED) {
+        sock.row().mode.store(Mode::Tcp as u32, Release);
+    }
 }
 
 fn clear(row: &Row) {
@@ -79,6 +149,9 @@ fn clear(row: &Row) {
 
 /// A new TCP socket.
 pub fn created(fd: c_int, nonblock: bool) {
+    if short::begin(fd, short::nonblock(nonblock)) {
+        return;
+    }
     if let Some(sock) = track(fd) {
         sock.put_nonblock(nonblock);
     }
@@ -114,6 +187,9 @@ pub fn dissolved(sock: Sock) {
 
 /// accept gave a connection.
 pub fn accepted(fd: c_int, nonblock: bool) {
+    if short::begin(fd, CONNECTED | short::nonblock(nonblock)) {
+        return short::greet(fd);
+    }
     if let Some(sock) = track(fd) {
         sock.put_nonblock(nonblock);
         announce(sock);

@@ -1,7 +1,7 @@
 //! The way back to TCP (design §6), both halves, and the reset of a peer that breaks the rules.
 
 use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, rx, step, tx};
-use crate::{clock, ctx, epoll, fds, os, trace};
+use crate::{clock, ctx, epoll, fds, os, short, trace};
 use protocol::reason;
 use protocol::shm::cdc::{self, Place};
 use protocol::shm::pair::{Carrier, Direction, GateState, Order, PairSlot};
@@ -340,6 +340,7 @@ fn unread_over_tcp(sock: Sock, other: Sock) {
 
 /// As [`leave`], for all connections of the process.
 pub fn leave_all(code: u32) {
+    short::fill(|_| true);
     unread_first(
         |_| true,
         |sock| {

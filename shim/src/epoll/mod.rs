@@ -16,6 +16,7 @@ mod reg;
 mod report;
 mod set;
 mod share;
+pub mod short;
 mod shown;
 mod sift;
 mod table;

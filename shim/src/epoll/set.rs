@@ -275,6 +275,10 @@ impl Set {
         self.id.load(Relaxed)
     }
 
+    pub fn is_open(&self) -> bool {
+        self.refs.load(Relaxed) != 0
+    }
+
     /// Whether a registration is in it.
     pub fn has(&self, reg: &Reg) -> bool {
         reg.set.load(Relaxed) == self.index() && reg.set_id.load(Relaxed) == self.id()

@@ -5,7 +5,7 @@ mod sleep;
 
 use crate::conn::{Sock, claim, kept, ready, tx};
 use crate::fds::{self, Meaning};
-use crate::{clock, daemon, epoll, family, os, wait};
+use crate::{clock, daemon, epoll, family, os, short, wait};
 use held::{Held, entry};
 use libc::pollfd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
@@ -41,6 +41,9 @@ struct Polled<'a> {
 pub fn prepare(list: &[pollfd]) -> bool {
     let mut found = false;
     for one in list {
+        if short::of(fds::get(one.fd), one.fd).is_some() {
+            continue;
+        }
         match fds::meaning(one.fd) {
             Meaning::Conn(sock) => found |= sock.careful(),
             Meaning::Set(index) => epoll::watched(index),
@@ -60,6 +63,10 @@ pub fn poll(
     mask: Option<*const libc::sigset_t>,
     closed: fn(&pollfd) -> i16,
 ) -> Result<usize, i32> {
+    // None is short any more.
+    for one in list.iter() {
+        fds::meaning(one.fd);
+    }
     let mut polled = Polled {
         list,
         scratch,
