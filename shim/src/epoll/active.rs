@@ -362,7 +362,8 @@ impl Set {
         if let Some(ctx) = self.ctx() {
             // SYNC: sleep/publish. Whoever sleeps did not see it hot.
             std::sync::atomic::fence(SeqCst);
-            if ctx.word().sleepers() && reg.report(false) != 0 {
+            // Who sleeps in a poll of the set has only the kernel to hear from.
+            if (ctx.word().sleepers() || self.foreign()) && reg.report(false) != 0 {
                 ctx.ring();
             }
         }

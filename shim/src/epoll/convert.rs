@@ -147,7 +147,7 @@ fn give_back(table: &'static Table, conn: &Conn, reg: &'static Reg) {
         return own(set, reg);
     }
     if tag(reg) {
-        let sifted = set.sift(reg);
+        let sifted = set.sift(Some(reg)).is_some();
         // What came since, the kernel has told with what holds.
         if !fired && (!sifted || reg.report(false) != 0) {
             return own(set, reg);
@@ -172,11 +172,9 @@ fn tag(reg: &Reg) -> bool {
     reg.kernel_ctl(libc::EPOLL_CTL_MOD, event).is_ok()
 }
 
-/// The kernel's report for a tagged registration was taken: it is to come once more.
-pub fn tell_again(reg: &Reg) {
-    if reg.disarmed.load(Relaxed) == 0 {
-        tag(reg);
-    }
+/// The kernel's report for a tagged registration was taken: it is to come once more. False: there is none to come.
+pub fn tell_again(reg: &Reg) -> bool {
+    reg.disarmed.load(Relaxed) == 0 && tag(reg)
 }
 
 /// The registration is the program's own again in the kernel's set. The caller holds the lists.

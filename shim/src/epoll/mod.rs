@@ -31,5 +31,5 @@ pub use reg::forget;
 pub use set::MAX as SETS;
 pub use set::{create, duplicated, forked, forking, get as known, set_closed};
 pub use share::{adopt, before_program, passed, returned, surrender};
-pub use sift::watched;
+pub use sift::{tells, watched};
 pub use wait::{absorb, wait};

@@ -4,6 +4,7 @@ use super::active::Active;
 use super::reg::{self, Reg};
 use super::table::{self, Table, View};
 use crate::conn::ready::IN;
+use crate::config::{self, Policy};
 use crate::conn::{Conn, kept};
 use crate::ctx::{self, Ctx};
 use crate::{clock, family, fds, os, ownfd};
@@ -12,10 +13,11 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
 pub const MAX: usize = 4096;
 
-/// Values of [`Set::foreign`]: inherited over a fork and not used yet; passed on, watched by another
-/// set, or used by several processes.
+/// Values of [`Set::foreign`]: inherited over a fork and not used yet; watched by poll or another set, or used by
+/// several processes; passed on to a process that does not know our tags.
 pub const INHERITED: u32 = 1;
 pub const KERNEL_ONLY: u32 = 2;
+pub const PASSED: u32 = 3;
 
 /// Registrations of a set that are converted at a time.
 const CURIOUS: usize = 8;
@@ -393,6 +395,13 @@ impl Set {
             number,
             bell: self.bell.load(Acquire),
         })
+    }
+
+    /// As [`Set::bell`], where nobody sees the doorbell who does not know it.
+    pub fn bell_at_home(&self) -> Option<Ctx> {
+        let home = self.foreign.load(Acquire) != PASSED && !self.spread();
+        let home = home && config::policy() != Policy::Off;
+        home.then(|| self.bell())?
     }
 
     /// Makes sure that the set can be rung. The caller holds the lists.

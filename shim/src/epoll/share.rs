@@ -2,7 +2,7 @@
 //! the kernel sees all of it: its connections go back to TCP.
 
 use super::reg::{self, Reg, state};
-use super::set::{self, KERNEL_ONLY, Set};
+use super::set::{self, KERNEL_ONLY, PASSED, Set};
 use super::table::Table;
 use super::{afar, convert, dormant, shown};
 use crate::conn::{Conn, Sock, revert, rx};
@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering::*;
 /// The set is to be used where only the kernel sees it.
 pub fn escape(index: u32) {
     if let Some(set) = set::get(index)
-        && set.foreign.swap(KERNEL_ONLY, AcqRel) != KERNEL_ONLY
+        && set.foreign.fetch_max(KERNEL_ONLY, AcqRel) < KERNEL_ONLY
     {
         set.empty();
     }
@@ -36,6 +36,7 @@ pub fn adopt(index: u32) {
 pub fn passed(index: u32) {
     escape(index);
     if let Some(set) = set::get(index) {
+        set.foreign.store(PASSED, Release);
         set.surrender(|_| true);
         set.remove_bell();
     }
@@ -43,7 +44,7 @@ pub fn passed(index: u32) {
 
 /// A descriptor has come over a socket. True: it is a set that this process has, and has passed on.
 pub fn returned(fd: c_int) -> bool {
-    let passed = |set: &&Set| set.foreign.load(Relaxed) == KERNEL_ONLY;
+    let passed = |set: &&Set| set.foreign.load(Relaxed) == PASSED;
     let Some(set) = set::live()
         .filter(passed)
         .find(|set| os::same_file(fd, set.epfd()))

@@ -33,6 +33,9 @@ pub fn settle(set: &Set, reg: &Reg) {
 fn show(set: &Set, reg: &Reg, conn: &Conn) {
     reg.state.store(state::SHOWN, Release);
     set.count_in(reg, conn);
+    if set.bell_at_home().is_some() {
+        set.rouse(reg);
+    }
 }
 
 /// A connection that could not leave its ring altogether: what is there is told of in the sets that the kernel

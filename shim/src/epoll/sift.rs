@@ -6,6 +6,7 @@
 use super::reg::{Reg, state};
 use super::set::{self, Set, Tagged};
 use super::{convert, share};
+use crate::config::{self, Policy};
 use crate::{ctx, os};
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
@@ -16,21 +17,46 @@ const TEXT: usize = 1 << 24;
 const EVENTS: usize = 32;
 const ROUNDS: usize = 64;
 
-/// The set is about to be watched by poll, select or another set.
-pub fn watched(index: u32) {
+/// The set is about to be watched by poll, select or another set. True: not all that the kernel has of it is the
+/// program's, see [`tells`].
+pub fn watched(index: u32) -> bool {
     if set::get(index).is_some_and(Set::inherited) {
         share::adopt(index);
     } else {
         share::escape(index);
     }
-    let Some(set) = set::get(index).filter(|set| set.rings()) else {
-        return;
+    let Some(set) = set::get(index).filter(|set| set.ctx().is_some()) else {
+        return false;
     };
     // What lies on a ring until it is drained, the doorbell tells of.
-    match set.any_hot(|reg| reg.report(false) != 0) {
+    let rings = set.rings();
+    match rings && set.any_hot(|reg| reg.report(false) != 0) {
         true => ctx::ring(set.bell.load(Acquire)),
         false => set.hush(),
     }
+    rings
+}
+
+/// The kernel has something of a set that is watched. Whether the program has: a connection that cannot leave its ring
+/// yet is registered there for more than the program is to hear of.
+pub fn tells(index: u32) -> bool {
+    let Some(set) = set::get(index).filter(|set| set.any_hot(Reg::converted)) else {
+        return true;
+    };
+    let Some(table) = set.known().filter(|_| config::policy() != Policy::Off) else {
+        // A sandbox may forbid what follows.
+        return true;
+    };
+    set.hush();
+    let held = table.lists.lock();
+    let others = set.sift(None);
+    table.lists.unlock(held);
+    let ours = set.any_hot(|reg| reg.report(false) != 0);
+    if ours {
+        // Whoever sleeps on the set has not been told of it either.
+        ctx::ring(set.bell.load(Acquire));
+    }
+    ours || others != Some(false)
 }
 
 /// What the kernel says is registered in a set.
@@ -103,12 +129,11 @@ impl Set {
         }
     }
 
-    /// Takes the report of a registration out of what the kernel has to tell, and puts back what is the program's.
-    /// False: that is not possible. The caller holds the lists.
-    pub fn sift(&self, reg: &Reg) -> bool {
-        let Some(mut known) = Registered::open(self.epfd()) else {
-            return false;
-        };
+    /// Takes our reports out of what the kernel has to tell, up to that of `reg`, and puts back what is the program's:
+    /// whether there is such. `None`: that is not possible. The caller holds the lists.
+    pub fn sift(&self, reg: Option<&Reg>) -> Option<bool> {
+        let mut known = Registered::open(self.epfd())?;
+        let mut others = false;
         if self.once.load(Acquire) != 0 || self.spread() {
             // What has fired the kernel does not say any more.
             known.read();
@@ -123,11 +148,11 @@ impl Set {
             for event in events.iter().take(taken) {
                 match self.read_tag(event.u64) {
                     Tagged::Reg(other) if other.state.load(Acquire) == state::TAGGED => {
-                        convert::tell_again(other);
+                        others |= convert::tell_again(other);
                     }
                     Tagged::Reg(other) => {
                         self.note(other, event.events);
-                        found |= std::ptr::eq(reg, other);
+                        found |= reg.is_some_and(|reg| std::ptr::eq(reg, other));
                     }
                     Tagged::Program => {
                         if let Some(at) = data.get_mut(programs) {
@@ -137,13 +162,14 @@ impl Set {
                     Tagged::Bell | Tagged::Stale => {}
                 }
             }
+            others |= programs != 0;
             // In one walk through all that is registered.
             known.put_back(self, data.get(..programs).unwrap_or(&[]));
             if taken < EVENTS || found {
                 break;
             }
         }
-        true
+        Some(others)
     }
 }
 
@@ -212,7 +238,7 @@ mod tests {
             let set = set::live().find(|set| set.epfd() == epfd)?;
             set.note_once(bits);
             let view = crate::epoll::table::own().and_then(crate::epoll::table::view)?;
-            assert!(set.sift(view.both(0)?.0));
+            assert_eq!(set.sift(Some(view.both(0)?.0)), Some(true));
             let mut out = libc::epoll_event { events: 0, u64: 0 };
             let n = os::epoll_wait(epfd, &mut out, 1, Some(0), std::ptr::null());
             assert_eq!((n, { out.u64 }), (Ok(1), 7));

@@ -3,7 +3,8 @@
 mod held;
 mod sleep;
 
-use crate::conn::{Sock, claim, kept, ready, tx};
+use crate::conn::ready::{self, IN};
+use crate::conn::{Sock, claim, kept, tx};
 use crate::fds::{self, Meaning};
 use crate::{clock, daemon, epoll, family, os, short, wait};
 use held::{Held, entry};
@@ -37,7 +38,7 @@ struct Polled<'a> {
 }
 
 /// What has to happen before the kernel may be asked: sets that are watched from outside leave
-/// their rings. Tells whether the list has careful connections.
+/// their rings. Tells whether the list has careful connections, or sets that could not leave all of them.
 pub fn prepare(list: &[pollfd]) -> bool {
     let mut found = false;
     for one in list {
@@ -46,7 +47,7 @@ pub fn prepare(list: &[pollfd]) -> bool {
         }
         match fds::meaning(one.fd) {
             Meaning::Conn(sock) => found |= sock.careful(),
-            Meaning::Set(index) => epoll::watched(index),
+            Meaning::Set(index) => found |= epoll::watched(index),
             // To be asked about as something that is not there.
             Meaning::Ours => found = true,
             Meaning::None => {}
@@ -123,7 +124,12 @@ fn question(one: &pollfd, sock: Option<Sock>, held: Option<&Held>) -> pollfd {
 
 /// The program's answer from the kernel's.
 fn answer(one: &pollfd, sock: Option<Sock>, held: Option<&Held>, mut from_kernel: i16) -> i16 {
-    let Some(sock) = sock else { return from_kernel };
+    let Some(sock) = sock else {
+        return match fds::meaning(one.fd) {
+            Meaning::Set(index) if from_kernel & IN != 0 && !epoll::tells(index) => from_kernel & !IN,
+            _ => from_kernel,
+        };
+    };
     let asked = asked(one, sock, held);
     if from_kernel != 0 {
         ready::note_gone(sock, from_kernel);
