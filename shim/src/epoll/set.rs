@@ -3,8 +3,8 @@
 use super::active::Active;
 use super::reg::{self, Reg};
 use super::table::{self, Table, View};
-use crate::conn::ready::IN;
 use crate::config::{self, Policy};
+use crate::conn::ready::IN;
 use crate::conn::{Conn, kept};
 use crate::ctx::{self, Ctx};
 use crate::{clock, family, fds, os, ownfd};

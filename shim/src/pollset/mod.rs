@@ -125,9 +125,12 @@ fn question(one: &pollfd, sock: Option<Sock>, held: Option<&Held>) -> pollfd {
 /// The program's answer from the kernel's.
 fn answer(one: &pollfd, sock: Option<Sock>, held: Option<&Held>, mut from_kernel: i16) -> i16 {
     let Some(sock) = sock else {
-        return match fds::meaning(one.fd) {
-            Meaning::Set(index) if from_kernel & IN != 0 && !epoll::tells(index) => from_kernel & !IN,
-            _ => from_kernel,
+        let others = from_kernel & IN != 0
+            && matches!(fds::meaning(one.fd), Meaning::Set(index) if !epoll::tells(index));
+        return if others {
+            from_kernel & !IN
+        } else {
+            from_kernel
         };
     };
     let asked = asked(one, sock, held);
