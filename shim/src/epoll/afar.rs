@@ -245,7 +245,7 @@ fn told(sock: Sock) {
             if !edge || set.inherited() || reg.report(false) != 0 {
                 continue;
             }
-            set.sift(reg);
+            let _ = set.sift(Some(reg));
             // Before the look: what comes behind it is news.
             let heard = reg.heard.load(Acquire);
             let mark = reg.mark_afar(sock, heard, IN);

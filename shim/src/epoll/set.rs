@@ -7,7 +7,7 @@ use crate::config::{self, Policy};
 use crate::conn::ready::IN;
 use crate::conn::{Conn, kept};
 use crate::ctx::{self, Ctx};
-use crate::{clock, family, fds, os, ownfd};
+use crate::{clock, family, fds, lock, os, ownfd};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
@@ -397,11 +397,12 @@ impl Set {
         })
     }
 
-    /// As [`Set::bell`], where nobody sees the doorbell who does not know it.
+    /// As [`Set::bell`], where nobody sees the doorbell who does not know it, and it is this process that gets it: the
+    /// descriptors of a vfork child are its own.
     pub fn bell_at_home(&self) -> Option<Ctx> {
         let home = self.foreign.load(Acquire) != PASSED && !self.spread();
-        let home = home && config::policy() != Policy::Off;
-        home.then(|| self.bell())?
+        let here = || os::getpid() as u32 == lock::pid();
+        (home && config::policy() != Policy::Off && here()).then(|| self.bell())?
     }
 
     /// Makes sure that the set can be rung. The caller holds the lists.
