@@ -30,6 +30,8 @@ pub fn adopt(index: u32) {
         word.store(set.id(), Release);
     }
     escape(index);
+    // Others look at the kernel's set: what a wait tells of is to be gone from there, so that each asks it too.
+    set.looked.store(0, Relaxed);
 }
 
 /// The set goes to a process that does not know our tags.
