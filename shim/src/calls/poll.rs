@@ -4,7 +4,7 @@ use crate::calls::way;
 use crate::conn::phase;
 use crate::fds::{self, Meaning};
 use crate::pollset;
-use crate::{clock, errno, os, real, short};
+use crate::{clock, errno, os, real, short, wait};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
 const NOTHING: pollfd = pollfd {
@@ -261,27 +261,35 @@ unsafe fn select_careful(
     if n < 0 || by_kernel {
         return n;
     }
-    while n > 0 && !list.iter().any(answered) {
-        // An end that was not asked for: select sleeps on, and of this one nothing else will come.
-        for one in list.iter_mut().filter(|one| one.revents != 0) {
-            *one = pollfd {
-                fd: !one.fd,
-                revents: 0,
-                ..*one
-            };
-        }
-        let left = end.map(|end| end.saturating_sub(clock::now()));
+    let for_so_long = |list: &mut [pollfd], left: Option<u64>| {
+        let at = list.as_mut_ptr();
         let rest = || {
             let mask = (!mask.is_null()).then_some(mask);
-            // SAFETY: likewise.
+            // SAFETY: the list itself.
             let list = unsafe { std::slice::from_raw_parts_mut(at, count as usize) };
             os::ppoll(list, left, mask).map_or_else(errno::fail, |n| n as c_int)
         };
         // SAFETY: likewise.
-        n = unsafe { polling(at, count, left, mask, all_asked, rest) };
-        if n < 0 {
-            return n;
+        unsafe { polling(at, count, left, mask, all_asked, rest) }
+    };
+    while n > 0 && !list.iter().any(answered) {
+        // An end that was not asked for: select sleeps on, and of this one nothing else will come, or nothing that could be
+        // waited for.
+        let mut blind = false;
+        for one in list.iter_mut().filter(|one| one.revents != 0) {
+            blind |= one.events & libc::POLLPRI != 0 && os::end_of(one.fd) == os::End::Open;
+            (one.fd, one.revents) = (!one.fd, 0);
         }
+        let left = end.map(|end| end.saturating_sub(clock::now()));
+        let nap = left.map_or(wait::BLIND_NS, |left| left.min(wait::BLIND_NS));
+        n = for_so_long(list, if blind { Some(nap) } else { left });
+        if n == 0 && blind && left != Some(nap) {
+            list.iter_mut().for_each(|one| one.fd = one.fd.max(!one.fd));
+            n = for_so_long(list, left.map(|left| left - nap));
+        }
+    }
+    if n < 0 {
+        return n;
     }
     if list.iter().any(|one| one.revents & libc::POLLNVAL != 0) {
         return errno::fail(libc::EBADF);
