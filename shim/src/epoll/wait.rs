@@ -150,8 +150,8 @@ fn collect(
             };
             // With what the kernel has told of ours.
             scan(set, out);
-            if out.used == 0 && rung {
-                quiet(set, out);
+            if rung {
+                heard(set, out);
             }
             if out.used != 0 || timeout == Some(0) {
                 return Ok(());
@@ -170,8 +170,8 @@ fn collect(
         }
         let rung = sleep(set, out, left, mask)?;
         scan(set, out);
-        if out.used == 0 && rung {
-            quiet(set, out);
+        if rung {
+            heard(set, out);
         }
         if out.used != 0 {
             return Ok(());
@@ -247,7 +247,23 @@ fn promising(set: &Set) -> bool {
     set.any_hot(|reg| reg.report(false) != 0)
 }
 
-/// The doorbell rang and nothing was found: it is silenced, and everything looked at once more.
+/// The doorbell rang.
+fn heard(set: &Set, out: &mut Output) {
+    if out.used == 0 {
+        return quiet(set, out);
+    }
+    // Whoever polls the set hears of it as long as it rings: not of what was told.
+    if set.foreign()
+        && let Some(ctx) = set.ctx()
+    {
+        ctx.drain();
+        if promising(set) {
+            ctx.ring();
+        }
+    }
+}
+
+/// Nothing was found: the doorbell is silenced, and everything looked at once more.
 fn quiet(set: &Set, out: &mut Output) {
     if let Some(ctx) = set.ctx() {
         ctx.drain();
