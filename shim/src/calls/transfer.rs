@@ -107,7 +107,11 @@ impl Patience {
         let until = nap.map_or(deadline, |nap| {
             Some(deadline.map_or(nap, |end| end.min(nap)))
         });
-        let wake = wait::sleep(sock, want, until);
+        let mut wake = wait::sleep(sock, want, until);
+        // Rung for nothing that the kernel would wake for.
+        while wake == Wake::Ready && want != Want::Out && below_lowat(sock) {
+            wake = wait::sleep(sock, want, until);
+        }
         if wake == Wake::Interrupted {
             kept::interrupted(sock.conn, want);
         }
@@ -182,6 +186,18 @@ fn nonblocking(sock: Sock) -> bool {
 /// Whether there may be bytes that did not end a wait. If not, all that is there is of the signal's handler.
 fn kept_back(sock: Sock) -> bool {
     os::sockopt_int(sock.fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT).is_ok_and(|least| least > 1)
+}
+
+/// Whether the connection is on TCP because of SO_RCVLOWAT, perhaps since this call sleeps, and there is less.
+fn below_lowat(sock: Sock) -> bool {
+    let barred = sock.has(flag::LEAVE) || sock.phase() == phase::BARRED;
+    barred
+        && !sock.rx_ring()
+        && !sock.has(flag::RESET | flag::DEAD)
+        && kept::means(sock)
+        && rx::available(&sock) == 0
+        && kept_back(sock)
+        && os::poll_one(sock.fd, ready::IN | libc::POLLRDHUP | libc::POLLPRI, 0) == Ok(0)
 }
 
 impl Stop {

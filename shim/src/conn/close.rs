@@ -26,6 +26,9 @@ pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
         kept::renamed(conn);
         return result;
     }
+    if conn.has(flag::GIVEN) || escaped(conn) {
+        epoll::leave_to_kernel(conn);
+    }
     let kept = kept::keep(sock);
     let held = conn.holders.load(Acquire) > 1;
     if kept || held {
@@ -52,6 +55,11 @@ pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
         kept::settle(conn);
     }
     result
+}
+
+/// Whether somebody may have it whom we do not see.
+fn escaped(conn: &Conn) -> bool {
+    conn.has(flag::LEAVE) && conn.row().reason.load(Relaxed) == reason::ESCAPED
 }
 
 /// Ends the connection here, under a descriptor that the program does not see.
@@ -140,7 +148,7 @@ fn part(sock: Sock) {
 /// Tells the peer how this end has left, and the kernel how to end the connection.
 fn say_closed(sock: Sock) {
     // A program that was given the descriptor may read it yet: the peer repeats it over TCP.
-    let escaped = sock.has(flag::LEAVE) && sock.row().reason.load(Relaxed) == reason::ESCAPED;
+    let escaped = escaped(sock.conn);
     let unread = rx::on_ring(&sock) != 0;
     if unread && escaped && stays_on_ring(sock) {
         // Nobody repeats it: unread is what it is, when the last who holds the socket closes it. The kernel says so.

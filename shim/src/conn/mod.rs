@@ -113,6 +113,8 @@ pub mod flag {
     pub const URGENT: u32 = 0x8_0000;
     /// The kernel would have closed it before what lies unread came, see [`super::kept`].
     pub const LATE: u32 = 0x10_0000;
+    /// It was passed to somebody, who may have it still.
+    pub const GIVEN: u32 = 0x20_0000;
 }
 
 /// Send half.

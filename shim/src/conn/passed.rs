@@ -84,6 +84,7 @@ pub fn passing(sock: Sock) {
 
 /// It was.
 pub fn went(sock: Sock) {
+    sock.set(flag::GIVEN);
     if !sock.has(flag::PASSED_ONCE) {
         return;
     }

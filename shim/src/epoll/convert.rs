@@ -74,11 +74,13 @@ fn convert_one(conn: &Conn, reg: &'static Reg) -> Option<()> {
     let now = reg.standing(sock, 0, 0);
     // A look at the whole set since the registration has brought all that there was to tell then.
     let drained = set.drained.load(Relaxed) > reg.armed.load(Relaxed);
+    let later = || reg.tries.fetch_add(1, Relaxed) < TRIES && set.curious(reg);
     let told = match reg.noted.load(Relaxed) {
         _ if !edge || sock.has(flag::NOSPACE) => false,
         _ if set.quiet() => true,
+        _ if !drained && later() => return None,
         _ if !drained => false,
-        0 if reg.tries.fetch_add(1, Relaxed) < TRIES && set.curious(reg) => return None,
+        0 if later() => return None,
         0 => true,
         // What has come since is news, taken or not.
         noted => noted == reg.standing(sock, IN, IN),
@@ -121,6 +123,22 @@ pub fn restore(conn: &Conn) {
     reg::each(conn, |table| {
         for reg in table.of(conn) {
             give_back(table, conn, reg);
+        }
+    });
+}
+
+/// The connection is about to be closed here, and somebody whom we do not see may have it: the kernel goes on telling of
+/// it, and what it told before perhaps once more.
+pub fn leave_to_kernel(conn: &Conn) {
+    reg::each(conn, |table| {
+        for reg in table.of(conn) {
+            let ours = matches!(
+                reg.state.load(Relaxed),
+                state::OURS | state::SHOWN | state::TAGGED
+            );
+            if let Some(set) = set::of(reg).filter(|set| ours && !set.inherited()) {
+                own(set, reg);
+            }
         }
     });
 }

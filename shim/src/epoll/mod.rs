@@ -24,7 +24,7 @@ mod wait;
 
 pub use active::{ask, rouse, stir};
 pub use afar::{moved, outlived, sweep, watches as watched_afar};
-pub use convert::{convert, forbids, restore, tags};
+pub use convert::{convert, forbids, leave_to_kernel, restore, tags};
 pub use ctl::ctl;
 pub use dormant::closing;
 pub use reg::forget;

@@ -80,9 +80,11 @@ impl Reg {
         }
         // The bits of poll and epoll agree in value.
         let asked = (events & 0x3fff) as i16;
+        let heard = self.announced.seen().anything() || ready::ending(sock);
         let (from_kernel, all) = self.look(sock, asked);
         let mask = ready::combine(sock, asked, from_kernel);
-        if asked & OUT != 0 {
+        // Where the kernel was not asked it has told of the room there is.
+        if asked & OUT != 0 && (heard || sock.tx_ring()) {
             note_room(sock, mask & OUT != 0);
         }
         if mask == 0 {
