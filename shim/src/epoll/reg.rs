@@ -2,7 +2,7 @@
 
 use super::set::{self, Set};
 use super::table::{self, Table};
-use super::{afar, report};
+use super::{afar, report, wait};
 use crate::conn::{Conn, Sock, kept};
 use crate::{clock, ctx, family, fds, os};
 use protocol::shm::announced::Announced;
@@ -294,8 +294,10 @@ pub fn remove(table: &'static Table, conn: &Conn, reg: &'static Reg) {
 /// drops it from its sets.
 pub fn forget(conn: &Conn) {
     let last = conn.holders.load(Acquire) <= 1;
+    let mut polled = false;
     each(conn, |table| {
         for reg in table.of(conn) {
+            polled |= set::of(reg).is_some_and(Set::foreign);
             match set::of(reg) {
                 // The kernel goes on reporting it, under our tag.
                 Some(_) if !last && reg.state.load(Relaxed) == state::TAGGED => {}
@@ -306,6 +308,9 @@ pub fn forget(conn: &Conn) {
             }
         }
     });
+    if polled {
+        set::live().for_each(wait::settle_bell);
+    }
 }
 
 /// Descriptor and events, for those who wait.

@@ -252,7 +252,11 @@ fn heard(set: &Set, out: &mut Output) {
     if out.used == 0 {
         return quiet(set, out);
     }
-    // Whoever polls the set hears of it as long as it rings: not of what was told.
+    settle_bell(set);
+}
+
+/// Whoever polls the set hears of it as long as it rings: not of what was told, or is gone.
+pub fn settle_bell(set: &Set) {
     if set.foreign()
         && let Some(ctx) = set.ctx()
     {
