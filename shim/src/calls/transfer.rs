@@ -107,9 +107,11 @@ impl Patience {
         let until = nap.map_or(deadline, |nap| {
             Some(deadline.map_or(nap, |end| end.min(nap)))
         });
+        let edges = || (sock.rx.edges.load(Acquire), sock.tx.edges.load(Acquire));
+        let before = edges();
         let mut wake = wait::sleep(sock, want, until);
-        // Rung for nothing that the kernel would wake for.
-        while wake == Wake::Ready && want != Want::Out && below_lowat(sock) {
+        // Rung for nothing that the kernel would wake for, as it does when an option changes.
+        while wake == Wake::Ready && want != Want::Out && edges() == before && below_lowat(sock) {
             wake = wait::sleep(sock, want, until);
         }
         if wake == Wake::Interrupted {
