@@ -56,7 +56,10 @@ fn put_off(conn: &Conn, gap: u32, found: u32) {
     let ticks = |ns: u64| (clock::per_us() * ns / 1000) as u32;
     let worth = found <= LITTLE && !conn.has(flag::NONBLOCK) && config::spin_us() != 0;
     let next = match worth {
-        true => (gap * 2).clamp(ticks(FIRST_NS), ticks(LONGEST_NS)),
+        true => gap
+            .saturating_mul(2)
+            .max(ticks(FIRST_NS))
+            .min(ticks(LONGEST_NS)),
         false => 0,
     };
     conn.rx.pace.store(next, Relaxed);
