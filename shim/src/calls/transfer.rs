@@ -107,10 +107,10 @@ impl Patience {
         let until = nap.map_or(deadline, |nap| {
             Some(deadline.map_or(nap, |end| end.min(nap)))
         });
-        let edges = || (sock.rx.edges.load(Acquire), sock.tx.edges.load(Acquire));
+        let edges = || [&sock.rx.edges, &sock.tx.edges, &sock.shutdowns].map(|n| n.load(Acquire));
         let before = edges();
         let mut wake = wait::sleep(sock, want, until);
-        // Rung for nothing that the kernel would wake for, as it does when an option changes.
+        // Rung for nothing that the kernel would wake for, as it does when an option changes, or an own shutdown.
         while wake == Wake::Ready && want != Want::Out && edges() == before && below_lowat(sock) {
             wake = wait::sleep(sock, want, until);
         }
