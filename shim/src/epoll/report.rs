@@ -222,3 +222,44 @@ fn note_room(sock: Sock, room: bool) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::epoll::{reg, set};
+    use crate::fds::{self, Meaning};
+
+    /// While the sending direction is on TCP the kernel tells of its room. That it was not asked does not mean that there
+    /// is none, for which an edge would be owed once the direction is on the ring.
+    #[test]
+    fn who_was_not_asked_has_not_denied_room() {
+        let made = || -> Option<()> {
+            let epfd = crate::calls::epoll::create1(libc::EPOLL_CLOEXEC);
+            let set = set::live().find(|set| set.epfd() == epfd)?;
+            let fd = crate::calls::life::socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+            let Meaning::Conn(sock) = fds::meaning(fd) else {
+                return None;
+            };
+            let event = libc::epoll_event {
+                events: (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET) as u32,
+                u64: 1,
+            };
+            let table = set.table()?;
+            let held = table.lists.lock();
+            let reg = reg::add(set, sock, &event)?;
+            table.lists.unlock(held);
+            reg.state.store(state::OURS, Relaxed);
+            reg.announced.over(reg.announced.seen());
+            sock.rx.ring.store(1, Relaxed);
+            assert_eq!(reg.report(false), 0);
+            assert!(!sock.has(flag::NOSPACE));
+            // Asked, it says what there is.
+            reg.announced.note(libc::EPOLLOUT as u32);
+            assert_ne!(reg.report(false) & libc::EPOLLOUT as u32, 0);
+            sock.rx.ring.store(0, Relaxed);
+            crate::calls::fd::close(fds::get(fd), fd);
+            Some(())
+        };
+        assert_eq!(made(), Some(()));
+    }
+}
