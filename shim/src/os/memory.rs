@@ -68,12 +68,17 @@ pub fn map_over(at: *mut u8, fd: c_int, offset: usize, len: usize, access: Acces
 }
 
 /// Zeros over what the caller has mapped at `at`, which goes back to the kernel. After an error nothing may be there.
-/// Not private memory: that counts for RLIMIT_DATA.
+/// Memory that can be written is not private, which counts for RLIMIT_DATA; where nothing can be done with it it is, and so
+/// counts for nothing: shared memory does where the kernel promises no more than it has (vm.overcommit_memory 2).
 pub fn cover(at: *mut u8, len: usize, access: Access) -> Result<()> {
     if len == 0 {
         return Ok(());
     }
-    let flags = SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    let kind = match access {
+        Access::None => libc::MAP_PRIVATE | libc::MAP_NORESERVE,
+        Access::Read | Access::Write => SHARED,
+    };
+    let flags = kind | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
     map_at(at, -1, 0, len, access.prot(), flags).map(drop)
 }
 
