@@ -277,7 +277,9 @@ unsafe fn select_careful(
         // waited for.
         let mut blind = false;
         for one in list.iter_mut().filter(|one| one.revents != 0) {
-            blind |= one.events & libc::POLLPRI != 0 && os::end_of(one.fd) == os::End::Open;
+            let open =
+                || fds::sock(one.fd).is_some_and(|sock| os::end_of(sock.fd) == os::End::Open);
+            blind |= one.events & libc::POLLPRI != 0 && open();
             (one.fd, one.revents) = (!one.fd, 0);
         }
         let left = end.map(|end| end.saturating_sub(clock::now()));

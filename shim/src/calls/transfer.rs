@@ -194,7 +194,7 @@ fn kept_back(sock: Sock) -> bool {
 fn below_lowat(sock: Sock) -> bool {
     let barred = sock.has(flag::LEAVE) || sock.phase() == phase::BARRED;
     barred
-        && !sock.rx_ring()
+        && !sock.on_ring()
         && !sock.has(flag::RESET | flag::DEAD)
         && kept::means(sock)
         && rx::available(&sock) == 0
