@@ -7,7 +7,7 @@
  *                                  HOLD ms; prints length and hash of what it sent
  *   talk pump PORT SIZE            exchanges of SIZE bytes until the connection ends; prints how
  *   talk steps PORT                for each number on stdin, an exchange of so many bytes; prints its
- *                                  place when it is done
+ *                                  place when it is done, at the end length and hash of what it sent
  *   talk send PORT SIZE            sends blocks of SIZE bytes until the connection ends
  *   talk sink PORT                 receives from one connection, checks the content
  *   talk storm PORT COUNT          COUNT connections, one after the other: a byte there and back, then
@@ -244,6 +244,7 @@ static void steps(int port)
     static char out[1 << 16], in[1 << 16];
     int fd = connect_at(port), n;
     size_t at = 0;
+    uint64_t h = HASH_START;
     for (int i = 1; scanf("%d", &n) == 1 && n > 0 && n <= (int)sizeof out; i++) {
         fill(out, n, 14, at);
         send_all(fd, out, n);
@@ -252,9 +253,11 @@ static void steps(int port)
             puts("content differs");
             exit(1);
         }
+        h = hash(h, out, n);
         at += n;
         printf("%d\n", i);
     }
+    printf("%zu %016llx\n", at, (unsigned long long)h);
     MUST(shutdown(fd, SHUT_WR));
     puts(recv(fd, in, 1, 0) == 0 ? "end" : "no end");
 }

@@ -32,13 +32,18 @@ fn check_wire(wire: &Payloads, port: u16, said: &str) {
     assert!(wire[&back] == *sent, "the echo differs on the wire");
 }
 
-/// Runs 300 exchanges, holds the connection while `look` looks, checks the wire.
-fn talk(lab: &Lab, server: Run, client: Run, look: impl FnOnce(u16)) {
-    let port = net::free_port();
+fn capture(port: u16) -> Option<Capture> {
     let wire = Capture::start(port);
     if wire.is_none() {
         eprintln!("no right to capture: the wire is not checked");
     }
+    wire
+}
+
+/// Runs 300 exchanges, holds the connection while `look` looks, checks the wire.
+fn talk(lab: &Lab, server: Run, client: Run, look: impl FnOnce(u16)) {
+    let port = net::free_port();
+    let wire = capture(port);
     let server = server
         .words(&format!("serve {port} 1"))
         .spawn()
@@ -47,12 +52,19 @@ fn talk(lab: &Lab, server: Run, client: Run, look: impl FnOnce(u16)) {
     let done = net::wait_until(Duration::from_secs(20), || client.stdout().contains('\n'));
     assert!(done, "the exchanges do not end");
     look(port);
-    let text = client.finish().ok();
+    let said = client.finish().ok();
     assert_eq!(server.finish().ok(), "end 0\n");
-    let lines: Vec<_> = text.lines().collect();
-    assert_eq!(lines[1], "end");
+    all_on_tcp(lab, port, wire, &said);
+}
+
+/// What the client says at its end is what the wire has carried.
+fn all_on_tcp(lab: &Lab, port: u16, wire: Option<Capture>, said: &str) {
+    let lines: Vec<_> = said.lines().collect();
+    let [.., sent, "end"] = lines[..] else {
+        panic!("{said}");
+    };
     if let Some(wire) = wire {
-        check_wire(&wire.finish(), port, lines[0]);
+        check_wire(&wire.finish(), port, sent);
     }
     if !plain_only() {
         assert_eq!(lab.settled().get("smc_bytes"), 0);
@@ -156,9 +168,8 @@ fn a_late_claim_meets_the_other() {
     lab.assert_clean();
 }
 
-/// A client that claims at once and wants its claim back, while the daemon, which stands still, has the
-/// server's claim before it: paired in that very moment. The client takes steps as it is told.
-struct Crossing {
+/// An eager client that takes steps as it is told.
+struct Steps {
     lab: Lab,
     port: u16,
     server: Running,
@@ -173,29 +184,34 @@ fn halt(program: &Running) {
     assert!(net::wait_until(Duration::from_secs(20), halted), "stopped");
 }
 
-impl Crossing {
-    fn start() -> Crossing {
-        let lab = Lab::start();
-        let program = ccase::compile("talk");
-        let port = net::free_port();
-        let server = lab
-            .shim(&program)
-            .env("SMCLO_CLAIM_EXCHANGES", "1000000000")
-            .env("SMCLO_CLAIM_BYTES", "3700")
-            .words(&format!("serve {port} 1"));
+impl Steps {
+    fn begin(lab: Lab, port: u16, server: Run) -> Steps {
+        let server = server.words(&format!("serve {port} 1"));
         let server = server.spawn().listening(port);
         let path = lab.dir().join("orders");
         let orders = process::fifo(&path);
-        let client = lab.eager(&program).words(&format!("steps {port}"));
+        let client = lab.eager(ccase::compile("talk"));
+        let client = client.words(&format!("steps {port}"));
         let client = client.stdin(&path).spawn();
-        let mut all = Crossing {
+        Steps {
             lab,
             port,
             server,
             client,
             orders,
             steps: 0,
-        };
+        }
+    }
+
+    /// The client has claimed and wants its claim back, while the daemon, which stands still, has the server's
+    /// claim before it: paired in that very moment.
+    fn crossing() -> Steps {
+        let lab = Lab::start();
+        let server = lab
+            .shim(ccase::compile("talk"))
+            .env("SMCLO_CLAIM_EXCHANGES", "1000000000")
+            .env("SMCLO_CLAIM_BYTES", "3700");
+        let mut all = Steps::begin(lab, net::free_port(), server);
         all.step(1000);
         let waits = || all.lab.stats().get("claims_waiting") == 1;
         assert!(net::wait_until(Duration::from_secs(20), waits), "claimed");
@@ -203,7 +219,7 @@ impl Crossing {
         // claim in what the daemon finds.
         halt(&all.server);
         all.order(100);
-        let sleeps = || net::unread(port) && process::sleeps(all.client.pid());
+        let sleeps = || net::unread(all.port) && process::sleeps(all.client.pid());
         assert!(net::wait_until(Duration::from_secs(20), sleeps), "asleep");
         all.server.signal(libc::SIGCONT);
         all.done();
@@ -261,11 +277,14 @@ impl Crossing {
         self.lab.ask(&format!("trace {}", self.port))
     }
 
-    fn end(mut self) {
+    /// What the client says.
+    fn end(mut self) -> (Lab, String) {
         writeln!(self.orders, "0").expect("a client");
-        assert!(self.client.finish().ok().ends_with("end\n"));
+        let said = self.client.finish().ok();
+        assert!(said.ends_with("end\n"));
         assert_eq!(self.server.finish().ok(), "end 0\n");
         self.lab.assert_clean();
+        (self.lab, said)
     }
 }
 
@@ -275,7 +294,7 @@ fn a_claim_taken_back_too_late() {
     if plain_only() {
         return;
     }
-    let mut crossing = Crossing::start();
+    let mut crossing = Steps::crossing();
     crossing.wake_daemon();
     crossing.steps_until(Socket::is_smcd);
     crossing.end();
@@ -289,7 +308,7 @@ fn a_pair_that_one_end_never_takes() {
     if plain_only() {
         return;
     }
-    let mut crossing = Crossing::start();
+    let mut crossing = Steps::crossing();
     crossing.lose_patience();
     crossing.wake_daemon();
     crossing.steps_until(|row| row.is_tcp_for(reason::NO_PEER_YET));
@@ -481,11 +500,21 @@ fn daemon_stopped_from_the_start() {
 #[test]
 fn out_of_dmbs() {
     let lab = Lab::start_with(&["--max-dmbs", "1"]);
-    let program = ccase::compile("talk");
-    talk(&lab, lab.eager(&program), lab.eager(&program), |port| {
-        expect_reason(&lab, port, reason::MAX_DMB);
+    let port = net::free_port();
+    let wire = capture(port);
+    let server = lab.eager(ccase::compile("talk"));
+    let mut steps = Steps::begin(lab, port, server);
+    // The refusal is read by the first call after it, and the row says so until the next claim, a megabyte later.
+    let refused = net::wait_until(Duration::from_secs(20), || {
+        steps.step(1000);
+        let rows = steps.lab.sockets();
+        let mut mine = rows.iter().filter(|r| r.has_port(port));
+        plain_only() || mine.any(|r| r.is_tcp_for(reason::MAX_DMB))
     });
-    lab.assert_clean();
+    assert!(refused, "{:#}", steps.traces());
+    steps.step(60_000);
+    let (lab, said) = steps.end();
+    all_on_tcp(&lab, port, wire, &said);
 }
 
 /// Different transfer modes at both ends get on with each other.
