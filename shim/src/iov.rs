@@ -40,6 +40,16 @@ fn check(base: *const libc::c_void, len: usize) -> Result<(), i32> {
     }
 }
 
+/// Bytes that the kernel would move with a list.
+///
+/// # Safety
+/// `list` points to `count` iovecs.
+pub unsafe fn lengths(list: *const libc::iovec, count: usize) -> usize {
+    // SAFETY: the caller's promise.
+    let each = (0..count).map(|i| unsafe { (*list.add(i)).iov_len });
+    each.fold(0, usize::saturating_add)
+}
+
 impl Iov {
     /// One buffer.
     #[inline]

@@ -1,5 +1,5 @@
 /* Ends of connections: close at every stage, half-close, resets, signals. */
-#include "common.h"
+#include "sets.h"
 
 static char big[1 << 20];
 static volatile sig_atomic_t pipes;
@@ -101,6 +101,56 @@ static void shutdown_read(void)
     R(shutdown(p.server, 7));
     R(shutdown(p.listener, SHUT_RD));
     R(accept(p.listener, NULL, NULL));
+}
+
+/* Shut for reading: what is there can be read, and what comes later; sets and poll say both. */
+static void shut_for_reading(void)
+{
+    struct pair p = warm_pair();
+    int ep = MUST(epoll_create1(0)), n;
+    char b[16];
+    add(ep, p.server, EPOLLIN | EPOLLRDHUP | EPOLLOUT | EPOLLET, 1);
+    show(ep, 0);
+    send_all(p.client, "queued", 6);
+    show(ep, 1000);
+    R(shutdown(p.server, SHUT_RD));
+    show(ep, 100);
+    show(ep, 5);
+    for (int i = 0; i < 2; i++) {
+        R(ioctl(p.server, FIONREAD, &n));
+        trace("%d", n);
+        R(recv(p.server, b, 2, MSG_PEEK));
+        R(recv(p.server, b, 3, 0));
+        R(recv(p.server, b, 16, MSG_WAITALL));
+        R(recv(p.server, b, 16, 0));
+        R(recv(p.server, b, 0, 0));
+        send_all(p.client, "late", 4);
+        sleep_ms(20);
+        show(ep, 100);
+    }
+    R(shutdown(p.client, SHUT_RD));
+    trace("%s", mask_name(poll_mask(p.client, POLLIN | POLLOUT | POLLRDHUP, 0)));
+    send_all(p.server, "to one that is shut", 19);
+    sleep_ms(20);
+    R(recv(p.client, b, 4, 0));
+    close(p.server);
+    poll_mask(p.client, POLLHUP, 1000);
+    trace("%s", mask_name(poll_mask(p.client, POLLIN | POLLOUT | POLLRDHUP, 0)));
+    R(recv(p.client, b, 16, 0));
+    R(recv(p.client, b, 16, 0));
+    R(send(p.client, "x", 1, MSG_NOSIGNAL));
+    /* More comes than is read at once: a read that finds nothing at the moment finds an end. */
+    struct pair q = warm_pair();
+    size_t sent = 0;
+    uint64_t h;
+    int error;
+    R(shutdown(q.server, SHUT_RD));
+    nonblocking(q.client, 1);
+    for (long k = 0; k >= 0; k = send(q.client, big, 65536, 0))
+        sent += k;
+    trace("%d, %s", sent > 100000, errno_name(errno));
+    close(q.client);
+    trace("some: %d", drain(q.server, &h, &error) > 0);
 }
 
 /* close with unread data resets: the peer gets ECONNRESET once, then end of file. */
@@ -352,7 +402,8 @@ static void few_bytes_before_reset(void)
 }
 
 MAIN({"few_bytes_before_reset", few_bytes_before_reset}, {"queue_1mb_and_close", queue_1mb_and_close}, {"half_close", half_close},
-     {"shutdown_read", shutdown_read}, {"unread_data", unread_data},
+     {"shutdown_read", shutdown_read}, {"shut_for_reading", shut_for_reading},
+     {"unread_data", unread_data},
      {"so_error_after_reset", so_error_after_reset}, {"broken_pipe", broken_pipe},
      {"own_shutdown_pipe", own_shutdown_pipe}, {"default_sigpipe", default_sigpipe},
      {"data_survives_exit", data_survives_exit}, {"linger_zero", linger_zero},

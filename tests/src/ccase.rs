@@ -109,7 +109,13 @@ const LEGS: [Leg; 4] = [
 const MOST_WARM: u32 = 64 * 8 * 8;
 
 /// Cases that take seconds on each leg, and legs on which they run unless all is to be run.
-const SLOW: [&str; 3] = ["late_accept", "short_connections", "pure_uploader"];
+const SLOW: [&str; 5] = [
+    "late_accept",
+    "short_connections",
+    "pure_uploader",
+    "sends_interrupted",
+    "replaced_while_polled",
+];
 const SLOW_LEGS: [&str; 2] = ["eager", "default"];
 
 /// What the case must show besides an equal trace.

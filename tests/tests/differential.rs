@@ -84,6 +84,7 @@ cases! { closing:
     queue_1mb_and_close Any,
     half_close Fast,
     shutdown_read Fast,
+    shut_for_reading Fast,
     unread_data Fast,
     so_error_after_reset Fast,
     broken_pipe Fast,
@@ -224,6 +225,16 @@ cases! { args:
     sendfile_unknown_length Fast,
     same_structure Fast,
     control_data Fast,
+}
+
+cases! { calls:
+    sends_interrupted Fast,
+    receives_interrupted Fast,
+    senders_woken Fast,
+    times_below_zero Fast,
+    headers Fast,
+    splice_refused Fast,
+    replaced_while_polled Fast,
 }
 
 cases! { bulk:

@@ -255,7 +255,7 @@ fn blocks(short: short::Short, blocks: bool) {
     if !short.put(NONBLOCK, !blocks)
         && let Meaning::Conn(sock) = fds::meaning(short.fd)
     {
-        sock.put_nonblock(!blocks);
+        sock.put(flag::NONBLOCK, !blocks);
     }
 }
 
@@ -282,7 +282,7 @@ pub fn fcntl(e: Entry, fd: c_int, command: c_int, argument: usize) -> c_int {
     match (command, meaning) {
         (libc::F_DUPFD | libc::F_DUPFD_CLOEXEC, meaning) => errno::keep(|| copied(meaning, result)),
         (libc::F_SETFL, Meaning::Conn(sock)) if result == 0 => {
-            sock.put_nonblock(status & libc::O_NONBLOCK != 0);
+            sock.put(flag::NONBLOCK, status & libc::O_NONBLOCK != 0);
         }
         _ => {}
     }
@@ -324,7 +324,7 @@ pub fn ioctl(e: Entry, fd: c_int, request: c_ulong, argument: usize) -> c_int {
         let value = argument as *mut c_int;
         if request == libc::FIONBIO {
             // SAFETY: the kernel has read the program's int there.
-            sock.put_nonblock(unsafe { *value } != 0);
+            sock.put(flag::NONBLOCK, unsafe { *value } != 0);
         } else if request == libc::FIONREAD && rx::message_ahead(&sock) {
             // SAFETY: likewise.
             unsafe { *value = 0 };

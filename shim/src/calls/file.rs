@@ -14,6 +14,10 @@ use std::sync::atomic::Ordering::Relaxed;
 /// The kernel moves at most this many bytes in a call.
 const MAX: size_t = 0x7fff_f000;
 
+/// `SPLICE_F_ALL`
+const SPLICE_ALL: c_uint =
+    libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MORE | libc::SPLICE_F_GIFT;
+
 /// A connection that is spliced in pieces of this size at least is left to TCP after so many bytes, fewer than
 /// those that it would be claimed for.
 const LONG_SPLICE: ssize_t = 16 << 10;
@@ -101,10 +105,7 @@ unsafe fn send_file(
     if start < 0 {
         return Some(errno::fail(libc::EINVAL));
     }
-    let unreadable = || {
-        os::fcntl(file, libc::F_GETFL, 0)
-            .is_ok_and(|flags| flags as c_int & libc::O_ACCMODE == libc::O_WRONLY)
-    };
+    let unreadable = || only_for(libc::O_WRONLY, os::fcntl(file, libc::F_GETFL, 0));
     let wanted = count;
     let count = count
         .min(MAX)
@@ -176,7 +177,9 @@ pub unsafe fn splice(
             note_splice(sock, n)
         }
         // Arguments that the kernel refuses anyway.
-        _ if !off_in.is_null() || !off_out.is_null() || len == 0 => kernel(),
+        _ if !off_in.is_null() || !off_out.is_null() || len == 0 || flags & !SPLICE_ALL != 0 => {
+            kernel()
+        }
         (Way::Plain(sock) | Way::Careful(sock), _) => {
             note_splice(sock, splice_out(sock, output, len, flags, kernel))
         }
@@ -220,6 +223,12 @@ fn is_pipe(fd: c_int) -> bool {
     os::fcntl(fd, libc::F_GETPIPE_SZ, 0).is_ok()
 }
 
+/// Whether a descriptor was opened for `access` alone. Nothing ever comes out of one end of a pipe, and
+/// nothing goes into the other.
+fn only_for(access: c_int, status: Result<usize, i32>) -> bool {
+    status.is_ok_and(|flags| flags as c_int & libc::O_ACCMODE == access)
+}
+
 /// From a connection into a pipe.
 fn splice_out(
     sock: Sock,
@@ -247,6 +256,9 @@ fn splice_out(
                 return n;
             }
         }
+        if only_for(libc::O_RDONLY, os::fcntl(pipe, libc::F_GETFL, 0)) {
+            return kernel();
+        }
         if !wait {
             return errno::fail(libc::EAGAIN);
         }
@@ -269,11 +281,16 @@ fn splice_in(
     if !is_pipe(pipe) {
         return kernel();
     }
-    let nonblock = flags & libc::SPLICE_F_NONBLOCK != 0
-        || os::fcntl(pipe, libc::F_GETFL, 0)
-            .is_ok_and(|flags| flags as c_int & libc::O_NONBLOCK != 0);
+    let status = || os::fcntl(pipe, libc::F_GETFL, 0);
+    let wait = flags & libc::SPLICE_F_NONBLOCK == 0;
+    let nonblock = match wait.then(status) {
+        Some(status) if only_for(libc::O_WRONLY, status) => return kernel(),
+        Some(status) => status.is_ok_and(|flags| flags as c_int & libc::O_NONBLOCK != 0),
+        None => true,
+    };
     match pipe_ready(pipe, libc::POLLIN, nonblock.then_some(0)) {
         Err(e) => return errno::fail(e),
+        Ok(0) if only_for(libc::O_WRONLY, status()) => return kernel(),
         Ok(0) => return errno::fail(libc::EAGAIN),
         Ok(_) => {}
     }

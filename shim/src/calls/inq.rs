@@ -10,11 +10,7 @@ const CM_INQ: c_int = TCP_INQ;
 
 /// The program has set the option.
 pub fn put(sock: Sock, on: bool) {
-    if on {
-        sock.set(flag::INQ);
-    } else {
-        sock.clear(flag::INQ);
-    }
+    sock.put(flag::INQ, on);
 }
 
 /// Bytes that another receive finds now; the end of the stream counts as one more.

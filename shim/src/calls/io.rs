@@ -382,10 +382,10 @@ pub unsafe fn recv(e: Entry, fd: c_int, buf: *mut c_void, len: size_t, flags: c_
 
 /// A receive buffer; with MSG_TRUNC nothing is written to it, and it may be any address.
 fn buffer(buf: *const c_void, len: size_t, flags: c_int) -> Result<Iov, i32> {
-    if flags & libc::MSG_TRUNC != 0 {
-        return Ok(Iov::unchecked(buf, len));
+    match Iov::cut(buf, len) {
+        Err(FAULT_LATER) if flags & libc::MSG_TRUNC != 0 => Ok(Iov::unchecked(buf, len)),
+        iov => iov,
     }
-    Iov::cut(buf, len)
 }
 
 /// recvfrom: a stream has no sender's address.
@@ -443,7 +443,7 @@ pub unsafe fn send(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: 
 }
 
 /// `sizeof(struct sockaddr_storage)`
-const ADDRESS_MAX: socklen_t = 128;
+pub(super) const ADDRESS_MAX: socklen_t = 128;
 
 /// sendto: on a connected stream the address means nothing.
 ///

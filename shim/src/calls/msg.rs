@@ -1,12 +1,14 @@
 //! The message calls: recvmsg, sendmsg and their many-message forms.
 
-use crate::calls::io::{careful_receive, careful_send, receive, receive_once, send_once, send_way};
-use crate::calls::transfer::{self, ANEW};
+use crate::calls::io::{
+    ADDRESS_MAX, careful_receive, careful_send, receive, receive_once, send_once, send_way,
+};
+use crate::calls::transfer::{self, ANEW, GOES_ON};
 use crate::calls::way::{self, Way};
 use crate::calls::{inq, poll, sockopt};
 use crate::conn::{Sock, kept};
 use crate::fds::{self, Entry};
-use crate::iov::{self, Iov};
+use crate::iov::{self, FAULT_LATER, Iov};
 use crate::{clock, errno, os, real, signals};
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 
@@ -21,8 +23,11 @@ pub unsafe fn recvmsg(e: Entry, fd: c_int, msg: *mut msghdr, flags: c_int) -> ss
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::recvmsg(fd, msg, flags) },
-        // SAFETY: likewise.
-        |sock| unsafe { careful_recvmsg(sock, msg, flags) },
+        |sock| match flags & GOES_ON {
+            // SAFETY: likewise.
+            0 => unsafe { careful_recvmsg(sock, msg, flags) },
+            _ => errno::fail(libc::EINVAL),
+        },
     )
 }
 
@@ -34,8 +39,18 @@ unsafe fn careful_recvmsg(sock: Sock, msg: *mut msghdr, flags: c_int) -> ssize_t
     }
     // SAFETY: the caller's promise.
     let msg = unsafe { &mut *msg };
+    if let Err(e) = header_taken(msg, false) {
+        return errno::fail(e);
+    }
     // SAFETY: likewise.
-    let iov = unsafe { Iov::many(msg.msg_iov, msg.msg_iovlen) };
+    let iov = match unsafe { Iov::many(msg.msg_iov, msg.msg_iovlen) } {
+        Err(FAULT_LATER) if flags & libc::MSG_TRUNC != 0 => {
+            // SAFETY: likewise.
+            let len = unsafe { iov::lengths(msg.msg_iov, msg.msg_iovlen) };
+            Ok(Iov::unchecked(std::ptr::null(), len))
+        }
+        iov => iov,
+    };
     let n = careful_receive(sock, iov, flags);
     if n >= 0 {
         if !msg.msg_name.is_null() {
@@ -59,8 +74,11 @@ pub unsafe fn sendmsg(e: Entry, fd: c_int, msg: *const msghdr, flags: c_int) -> 
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::sendmsg(fd, msg, flags) },
-        // SAFETY: likewise.
-        |sock| unsafe { careful_sendmsg(sock, msg, flags) },
+        |sock| match flags & GOES_ON {
+            // SAFETY: likewise.
+            0 => unsafe { careful_sendmsg(sock, msg, flags) },
+            _ => errno::fail(libc::EINVAL),
+        },
     )
 }
 
@@ -72,6 +90,9 @@ unsafe fn careful_sendmsg(sock: Sock, msg: *const msghdr, flags: c_int) -> ssize
     }
     // SAFETY: the caller's promise.
     let msg = unsafe { &*msg };
+    if let Err(e) = header_taken(msg, true) {
+        return errno::fail(e);
+    }
     if msg.msg_controllen != 0
         && let Err(e) = control_taken(sock, msg)
     {
@@ -83,6 +104,17 @@ unsafe fn careful_sendmsg(sock: Sock, msg: *const msghdr, flags: c_int) -> ssize
         unsafe { Iov::many(msg.msg_iov, msg.msg_iovlen) },
         flags,
     )
+}
+
+/// What the kernel says of a name, for which a stream has no use.
+fn header_taken(msg: &msghdr, read: bool) -> Result<(), i32> {
+    let len = msg.msg_namelen;
+    match msg.msg_name {
+        name if name.is_null() => Ok(()),
+        _ if len.cast_signed() < 0 => Err(libc::EINVAL),
+        name if read && iov::wild(name, len.min(ADDRESS_MAX) as usize) => Err(libc::EFAULT),
+        _ => Ok(()),
+    }
 }
 
 /// What the kernel says of control data, for which a stream has hardly a use: it is asked to send them
@@ -136,6 +168,7 @@ pub unsafe fn recvmmsg(
             way::received(sock, unsafe { total(msgs, n) }, flags);
             n
         }
+        Way::Plain(_) | Way::Careful(_) if flags & GOES_ON != 0 => errno::fail(libc::EINVAL),
         // The connection is held for the whole of the call.
         Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
             // SAFETY: the caller's own arguments.
@@ -205,6 +238,7 @@ unsafe fn receive_each(
     let mut flags_now = flags & !libc::MSG_WAITFORONE;
     signals::forget();
     for i in 0..count {
+        let goes_on = if i > 0 { GOES_ON } else { 0 };
         let entry = msgs.wrapping_add(i as usize);
         if iov::wild(entry.cast(), size_of::<mmsghdr>()) {
             return given(i, errno::fail(libc::EFAULT));
@@ -220,12 +254,12 @@ unsafe fn receive_each(
                 // SAFETY: likewise.
                 || unsafe { real::recvmsg(now.fd, header, flags_now) },
                 // SAFETY: likewise.
-                |sock| unsafe { careful_recvmsg(sock, header, flags_now) },
+                |sock| unsafe { careful_recvmsg(sock, header, flags_now | goes_on) },
             ),
             Some(now) => {
                 sock = now;
                 // SAFETY: likewise.
-                unsafe { careful_recvmsg(now, header, flags_now) }
+                unsafe { careful_recvmsg(now, header, flags_now | goes_on) }
             }
             None => errno::fail(libc::EBADF),
         };
@@ -280,6 +314,7 @@ pub unsafe fn sendmmsg(
             way::sent(sock, unsafe { total(msgs, n) }, flags);
             n
         }
+        Way::Plain(_) | Way::Careful(_) if flags & GOES_ON != 0 => errno::fail(libc::EINVAL),
         // The connection is held for the whole of the call.
         Way::Plain(sock) | Way::Careful(sock) => kept::during(sock.conn, || {
             // SAFETY: the caller's own arguments.
@@ -299,6 +334,7 @@ unsafe fn send_each(
     flags: c_int,
 ) -> c_int {
     for i in 0..count {
+        let goes_on = if i > 0 { GOES_ON } else { 0 };
         let entry = msgs.wrapping_add(i as usize);
         if iov::wild(entry.cast(), size_of::<mmsghdr>()) {
             return given(i, errno::fail(libc::EFAULT));
@@ -313,12 +349,12 @@ unsafe fn send_each(
                 // SAFETY: likewise.
                 || unsafe { real::sendmsg(now.fd, &entry.msg_hdr, flags) },
                 // SAFETY: likewise.
-                |sock| unsafe { careful_sendmsg(sock, &entry.msg_hdr, flags) },
+                |sock| unsafe { careful_sendmsg(sock, &entry.msg_hdr, flags | goes_on) },
             ),
             Some(now) => {
                 sock = now;
                 // SAFETY: likewise.
-                unsafe { careful_sendmsg(now, &entry.msg_hdr, flags) }
+                unsafe { careful_sendmsg(now, &entry.msg_hdr, flags | goes_on) }
             }
             None => errno::fail(libc::EBADF),
         };

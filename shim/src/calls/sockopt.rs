@@ -112,6 +112,31 @@ fn noted(level: c_int, name: c_int) -> bool {
     )
 }
 
+/// For an option that limits the time of a call: the flag of a limit below 0, and whether this one is.
+///
+/// # Safety
+/// `value` as for the C function.
+unsafe fn below_zero(
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    len: socklen_t,
+) -> Option<(u32, bool)> {
+    const SO_RCVTIMEO_NEW: c_int = 66;
+    const SO_SNDTIMEO_NEW: c_int = 67;
+    let flag = match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) => flag::RCV_AT_ONCE,
+        (libc::SOL_SOCKET, libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW) => flag::SND_AT_ONCE,
+        _ => return None,
+    };
+    if (len as usize) < size_of::<libc::timeval>() || iov::wild(value, len as usize) {
+        return None;
+    }
+    // SAFETY: the seconds come first; see above.
+    let seconds = unsafe { value.cast::<i64>().read_unaligned() };
+    Some((flag, seconds < 0))
+}
+
 /// Whether the peer's FIN has come. A connection that is closed without one was reset.
 fn finished(sock: Sock) -> bool {
     match os::end_of(sock.fd) {
@@ -149,7 +174,10 @@ pub unsafe fn setsockopt(
         unsafe { value.cast::<c_int>().read_unaligned() }
     };
     let code = needs_tcp(level, name, number);
-    if code == 0 && !noted(level, name) && short::of(e, fd).is_some() {
+    // SAFETY: the caller's own arguments.
+    let below_zero = unsafe { below_zero(level, name, value, len) };
+    let noted = noted(level, name) || matches!(below_zero, Some((_, true)));
+    if code == 0 && !noted && short::of(e, fd).is_some() {
         // SAFETY: the caller's own arguments.
         return unsafe { real::setsockopt(fd, level, name, value, len) };
     }
@@ -168,6 +196,9 @@ pub unsafe fn setsockopt(
     if let Meaning::Conn(sock) = meaning
         && result == 0
     {
+        if let Some((flag, below)) = below_zero {
+            sock.put(flag, below);
+        }
         match (level, name) {
             (libc::IPPROTO_TCP, inq::TCP_INQ) => inq::put(sock, number != 0),
             // The kernel tells its sets that there is room.

@@ -31,6 +31,10 @@ pub fn to_the_end<E, R: PartialEq + From<i8>>(
     }
 }
 
+/// Beside the flags of a message call, where the kernel refuses it from a program (`MSG_CMSG_COMPAT`): earlier
+/// messages of the same call have been moved, so a signal ends it, whatever the handler's flags.
+pub const GOES_ON: c_int = c_int::MIN;
+
 /// How a call may wait.
 struct Patience {
     sock: Sock,
@@ -38,6 +42,7 @@ struct Patience {
     fd: c_int,
     nonblock: bool,
     option: c_int,
+    goes_on: bool,
     /// Looked up when the call first has to wait: deadline, if there is one.
     deadline: Option<Option<u64>>,
     /// Urgent data is there. The kernel wakes a receive when it comes (whatever SO_RCVLOWAT has been
@@ -63,12 +68,14 @@ enum Stop {
 
 impl Patience {
     fn new(sock: Sock, flags: c_int, option: c_int) -> Self {
-        let nonblock = flags & libc::MSG_DONTWAIT != 0 || nonblocking(sock);
+        let at_once = at_once(option);
+        let nonblock = flags & libc::MSG_DONTWAIT != 0 || sock.has(at_once) || nonblocking(sock);
         Patience {
             sock,
             fd: sock.fd,
             nonblock,
             option,
+            goes_on: flags & GOES_ON != 0,
             deadline: None,
             urgent: false,
             nap: None,
@@ -120,7 +127,9 @@ impl Patience {
         match wake {
             Wake::TimedOut if until != deadline => {}
             Wake::TimedOut => return Err(Stop::WouldBlock),
-            Wake::Interrupted if done > 0 || deadline.is_some() || signals::interrupts() => {
+            Wake::Interrupted
+                if done > 0 || self.goes_on || deadline.is_some() || signals::interrupts() =>
+            {
                 signals::end_wait();
                 return Err(Stop::Interrupted);
             }
@@ -140,7 +149,7 @@ impl Patience {
             Meaning::Ours => kept::again(self.sock).ok_or(Stop::Closed)?,
             _ => return Err(Stop::Anew),
         };
-        self.nonblock |= nonblocking(self.sock);
+        self.nonblock |= nonblocking(self.sock) || self.sock.has(at_once(self.option));
         Ok(())
     }
 
@@ -174,13 +183,21 @@ impl Patience {
     }
 }
 
+/// What says that the time limit of an option is below 0.
+fn at_once(option: c_int) -> u32 {
+    match option {
+        libc::SO_RCVTIMEO => flag::RCV_AT_ONCE,
+        _ => flag::SND_AT_ONCE,
+    }
+}
+
 /// Whether calls on it do not wait. Who has passed it to us may say otherwise until it has closed its own.
 fn nonblocking(sock: Sock) -> bool {
     if sock.has(flag::RECEIVED | flag::PASSED)
         && sock.phase() != phase::PAIRED
         && let Ok(status) = os::fcntl(sock.fd, libc::F_GETFL, 0)
     {
-        sock.put_nonblock(status as c_int & libc::O_NONBLOCK != 0);
+        sock.put(flag::NONBLOCK, status as c_int & libc::O_NONBLOCK != 0);
     }
     sock.has(flag::NONBLOCK)
 }
@@ -230,6 +247,7 @@ pub fn receive(
         1
     };
     let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
+    let flags = flags & !GOES_ON;
     // A splice looks for a signal first.
     patience.takes_first = !matches!(sink_at(0), Sink::Descriptor(..));
     let mut done = 0usize;
@@ -314,7 +332,7 @@ const NAP_NS: u64 = 1_000_000;
 /// kernel looks at what woke it only if there are bytes to be had. Urgent data that comes does, each
 /// shutdown of the own end, and what makes room for its sends.
 fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
-    let flags = flags & !libc::MSG_WAITALL | libc::MSG_PEEK;
+    let flags = flags & !(libc::MSG_WAITALL | GOES_ON) | libc::MSG_PEEK;
     let woken = || (sock.shutdowns.load(Acquire), sock.tx.edges.load(Acquire));
     let (before, mut waited) = (woken(), false);
     let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
@@ -369,6 +387,7 @@ pub fn send(
 ) -> ssize_t {
     claim::attend(sock);
     let mut patience = Patience::new(sock, flags, libc::SO_SNDTIMEO);
+    let flags = flags & !GOES_ON;
     let mut done = 0usize;
     let nonblock = patience.nonblock;
     send_steps(&mut patience, len, flags, &mut done, nonblock, &source_at).unwrap_or_else(|| {

@@ -153,7 +153,7 @@ pub fn created(fd: c_int, nonblock: bool) {
         return;
     }
     if let Some(sock) = track(fd) {
-        sock.put_nonblock(nonblock);
+        sock.put(flag::NONBLOCK, nonblock);
     }
 }
 
@@ -191,7 +191,7 @@ pub fn accepted(fd: c_int, nonblock: bool) {
         return short::greet(fd);
     }
     if let Some(sock) = track(fd) {
-        sock.put_nonblock(nonblock);
+        sock.put(flag::NONBLOCK, nonblock);
         announce(sock);
         sock.change_phase(phase::INIT, phase::PLAIN);
     }
@@ -206,7 +206,7 @@ pub fn received(fd: c_int, at: Standing) {
             sock.row().client.store(1, Relaxed);
         }
         let status = os::fcntl(fd, libc::F_GETFL, 0).unwrap_or(0) as c_int;
-        sock.put_nonblock(status & libc::O_NONBLOCK != 0);
+        sock.put(flag::NONBLOCK, status & libc::O_NONBLOCK != 0);
         sock.tx.sent.store(at.sent, Relaxed);
         sock.rx.taken.store(at.taken, Relaxed);
         announce(sock);

@@ -115,6 +115,9 @@ pub mod flag {
     pub const LATE: u32 = 0x10_0000;
     /// It was passed to somebody, who may have it still.
     pub const GIVEN: u32 = 0x20_0000;
+    /// SO_RCVTIMEO, SO_SNDTIMEO is below 0, which the kernel reads back as 0: receives, sends do not wait.
+    pub const RCV_AT_ONCE: u32 = 0x40_0000;
+    pub const SND_AT_ONCE: u32 = 0x80_0000;
 }
 
 /// Send half.
@@ -314,11 +317,11 @@ impl Conn {
         self.flags.fetch_and(!flag, AcqRel) & flag != 0
     }
 
-    pub fn put_nonblock(&self, on: bool) {
+    pub fn put(&self, flag: u32, on: bool) {
         if on {
-            self.set(flag::NONBLOCK);
+            self.set(flag);
         } else {
-            self.clear(flag::NONBLOCK);
+            self.clear(flag);
         }
     }
 

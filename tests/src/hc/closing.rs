@@ -4,7 +4,8 @@ super::rows! {
     51 P0 Same "half-close, from either end"
         ["differential::closing::half_close"] "";
     52 P1 Same "shutdown for reading"
-        ["differential::closing::shutdown_read" "differential::waiting::woken_by_shutdown"] "";
+        ["differential::closing::shutdown_read" "differential::closing::shut_for_reading"
+         "differential::waiting::woken_by_shutdown"] "";
     53 P0 Same "close with unread bytes resets"
         ["differential::closing::unread_data"] "";
     54 P0 Same "SO_LINGER"
@@ -24,7 +25,8 @@ super::rows! {
     59 P1 Same "close in one thread while another waits in recv; the number used again"
         ["differential::hc_data::hc_059_close_under_a_sleeper"] "";
     60 P0 Same "dup2 over a descriptor in use"
-        ["differential::hc_data::hc_060_dup2_under_a_sleeper" "differential::closing::dup2_over"] "";
+        ["differential::hc_data::hc_060_dup2_under_a_sleeper"
+         "differential::calls::replaced_while_polled" "differential::closing::dup2_over"] "";
     61 P1 Same "the same addresses and ports again, milliseconds later"
         ["differential::hc_setup::hc_061_same_ports"] "";
     62 P1 Same "keepalive and TCP_USER_TIMEOUT on an idle connection"

@@ -8,7 +8,8 @@ super::rows! {
         ["differential::hc_runtime::hc_102_every_call"
          "differential::hc_runtime::hc_102_which_handler"
          "differential::hc_runtime::hc_102_longjmp" "differential::waiting::eintr"
-         "differential::waiting::restart"] "";
+         "differential::waiting::restart" "differential::calls::sends_interrupted"
+         "differential::calls::receives_interrupted"] "";
     103 P0 Same "handlers that connect, read, write and close"
         ["differential::hc_runtime::hc_103_handler_storm"
          "differential::waiting::handler_uses_sockets"]

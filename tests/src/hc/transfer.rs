@@ -11,7 +11,7 @@ super::rows! {
         ["differential::hc_data::hc_025_long_send" "differential::waiting::eintr"]
         "How many bytes fit differs, see [limits](limits.md).";
     26 P0 Same "vectors: empty, null, IOV_MAX and beyond"
-        ["differential::transfer::vectors"] "";
+        ["differential::transfer::vectors" "differential::calls::headers"] "";
     27 P0 Same "transfers of no bytes"
         ["differential::transfer::flags"] "";
     28 P0 Same "MSG_PEEK, repeated, short, with MSG_WAITALL"
@@ -22,18 +22,20 @@ super::rows! {
     30 P0 Same "O_NONBLOCK changed by a duplicate, another thread or another process"
         ["differential::hc_data::hc_030_nonblock_elsewhere" "differential::process::both_share"] "";
     31 P1 Same "MSG_TRUNC drops bytes"
-        ["differential::transfer::flags"] "";
+        ["differential::transfer::flags" "differential::calls::headers"] "";
     32 P1 Tcp "urgent data, SO_OOBINLINE, SIOCATMARK, EPOLLPRI, SIGURG"
         ["differential::transfer::oob" "differential::hc_data::hc_032_urgent"] "";
     33 P0 Same "EPIPE and SIGPIPE, to the thread that wrote"
         ["differential::closing::broken_pipe" "differential::closing::own_shutdown_pipe"
-         "differential::closing::default_sigpipe" "differential::hc_data::hc_033_sigpipe_thread"] "";
+         "differential::closing::default_sigpipe" "differential::hc_data::hc_033_sigpipe_thread"
+         "differential::calls::senders_woken"] "";
     34 P1 Same "MSG_MORE, TCP_CORK, TCP_NODELAY"
         ["differential::hc_data::hc_034_cork" "differential::transfer::buffer_options"] "";
     35 P1 Tcp "zero-copy notices and time stamps on the error queue"
         ["differential::hc_data::hc_035_error_queue"] "";
     36 P0 Same "SO_RCVTIMEO, SO_SNDTIMEO"
-        ["differential::transfer::timeouts" "differential::hc_runtime::hc_102_every_call"] "";
+        ["differential::transfer::timeouts" "differential::hc_runtime::hc_102_every_call"
+         "differential::calls::times_below_zero"] "";
     37 P1 Tcp "SO_RCVLOWAT, also in poll"
         ["differential::transfer::lowat"] "";
     38 P1 Same "SO_SNDBUF, SO_RCVBUF read back"
@@ -53,7 +55,8 @@ super::rows! {
         ["differential::transfer::sendfile" "programs_web::two_workers_sendfile"
          "programs_bench::iperf3_sendfile"] "";
     44 P1 Same "splice, vmsplice, tee"
-        ["differential::transfer::splice" "differential::waiting::asleep_in_splice"] "";
+        ["differential::transfer::splice" "differential::waiting::asleep_in_splice"
+         "differential::calls::splice_refused"] "";
     45 P0 Same "sendmmsg, recvmmsg"
         ["differential::transfer::mmsg"] "";
     46 P0 Same "the checking twins of _FORTIFY_SOURCE"
