@@ -3,6 +3,7 @@
  *   talk serve PORT [CONNECTIONS]  echoes; one child per connection when CONNECTIONS is 0
  *   talk threads PORT              echoes; one thread per connection, until it is killed
  *   talk events PORT               echoes; all connections in one epoll set, until it is killed
+ *   talk set PORT                  the same, each registered once
  *   talk ask PORT COUNT HOLD       COUNT exchanges of growing content; holds the connection for
  *                                  HOLD ms; prints length and hash of what it sent
  *   talk pump PORT SIZE            exchanges of SIZE bytes until the connection ends; prints how
@@ -189,6 +190,28 @@ static void events(int port)
                 free(c);
             }
         }
+    }
+}
+
+static void set(int port)
+{
+    static char block[1 << 16];
+    int l = listen_at(port), ep = MUST(epoll_create1(0));
+    struct epoll_event e = {.events = EPOLLIN, .data.fd = l};
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, l, &e));
+    for (;;) {
+        MUST(epoll_wait(ep, &e, 1, -1));
+        int fd = e.data.fd;
+        if (fd == l) {
+            e.data.fd = MUST(accept(l, NULL, NULL));
+            MUST(epoll_ctl(ep, EPOLL_CTL_ADD, e.data.fd, &e));
+            continue;
+        }
+        long n = recv(fd, block, sizeof block, 0);
+        if (n > 0)
+            send_all(fd, block, n);
+        else
+            close(fd);
     }
 }
 
@@ -417,6 +440,8 @@ int main(int argc, char **argv)
         threads(a);
     else if (strcmp(what, "events") == 0)
         events(a);
+    else if (strcmp(what, "set") == 0)
+        set(a);
     else if (strcmp(what, "ask") == 0)
         ask(a, b, argc > 4 ? atoi(argv[4]) : 0);
     else if (strcmp(what, "pump") == 0)
