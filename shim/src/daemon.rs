@@ -379,19 +379,22 @@ pub fn poll() {
     }
 }
 
+/// Count of the messages that the daemon has sent. `None`: there is no mailbox.
+#[inline]
+pub fn said() -> Option<u32> {
+    // SAFETY: null, or the mailbox, which is mapped read-only and never unmapped.
+    let mailbox = unsafe { MAILBOX.load(Acquire).as_ref() }?;
+    Some(mailbox.load(Acquire))
+}
+
 /// Whether the mailbox counts a message that was not read, or there is no mailbox.
 fn has_said() -> bool {
-    let mailbox = MAILBOX.load(Acquire);
-    // SAFETY: the mailbox is mapped read-only and never unmapped while set.
-    mailbox.is_null() || unsafe { (*mailbox).load(Acquire) } != READ.load(Relaxed)
+    said() != Some(READ.load(Relaxed))
 }
 
 #[inline(never)]
 fn take_answers() {
-    let mailbox = MAILBOX.load(Acquire);
-    if !mailbox.is_null() {
-        // SAFETY: the mailbox is mapped read-only and never unmapped while set.
-        let count = unsafe { (*mailbox).load(Acquire) };
+    if let Some(count) = said() {
         if count == READ.load(Relaxed) {
             return;
         }

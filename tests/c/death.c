@@ -227,6 +227,40 @@ static void killed_asleep(void)
     }
 }
 
+static void reader_of_nothing(void *arg)
+{
+    int c = connect_to(*(int *)arg);
+    warm_client(c);
+    send_all(c, "done", 4);
+    sleep_ms(10000);
+}
+
+/* The reader is killed in a pause of a writer that has just sent several messages, of which none was read: the first
+   one after the pause meets the reset; after a burst of them one of the first. */
+static void killed_in_a_pause(void)
+{
+    int l = listener(4);
+    signal(SIGPIPE, SIG_IGN);
+    for (int before = 1; before < 200; before *= 3) {
+        char b[16] = "some bytes";
+        pid_t pid = spawn_child('B', reader_of_nothing, &l);
+        int s = MUST(accept(l, NULL, NULL));
+        warm_server(s);
+        recv_all(s, b, 4);
+        for (int i = 0; i < before; i++)
+            send_all(s, b, 10);
+        kill(pid, SIGKILL);
+        join_child(pid);
+        sleep_ms(5);
+        int most = before < 4 ? 1 : 20;
+        while (most-- > 0 && send(s, b, 10, 0) == 10)
+            ;
+        trace("%s", errno_name(errno));
+        R(send(s, b, 10, 0));
+        close(s);
+    }
+}
+
 MAIN({"killed_after_half_close", killed_after_half_close}, {"killed_writer", killed_writer},
      {"killed_reader", killed_reader}, {"killed_behind_full", killed_behind_full},
-     {"killed_asleep", killed_asleep})
+     {"killed_asleep", killed_asleep}, {"killed_in_a_pause", killed_in_a_pause})

@@ -255,6 +255,7 @@ cases! { death:
     killed_reader Fast,
     killed_behind_full Fast,
     killed_asleep Any,
+    killed_in_a_pause Fast,
 }
 
 cases! { hc_setup:

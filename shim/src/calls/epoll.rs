@@ -94,10 +94,10 @@ unsafe fn waiting(
         errno::keep(|| epoll::adopt(index));
     }
     if !set.rings() {
-        let (began, ticks) = (clock::now(), clock::ticks());
+        let began = clock::ticks();
         let n = kernel();
         if (0..max).contains(&n) {
-            errno::keep(|| set.drained(ticks));
+            errno::keep(|| set.drained(began));
         }
         if n <= 0 {
             return n;
@@ -108,7 +108,7 @@ unsafe fn waiting(
         if kept != 0 || timeout == Some(0) && n < max {
             return kept as c_int;
         }
-        left = timeout.map(|ns| ns.saturating_sub(clock::now() - began));
+        left = timeout.map(|ns| ns.saturating_sub(clock::ns_since(began)));
     }
     if iov::wild(events.cast(), max as usize * size_of::<epoll_event>()) {
         // The kernel looks at the address when it has something to put there.

@@ -158,7 +158,8 @@ fn say_closed(sock: Sock) {
         // As the kernel does for a socket that is closed with unread bytes.
         rx::change_flags(&sock, cdc::flag::ABORT, 0);
         let _ = os::set_linger(sock.fd, true, 0);
-    } else if sock.on_ring() {
+    } else if sock.on_ring() || !escaped {
+        // Also where this end has not come onto the ring yet: the peer may be there already.
         rx::change_flags(&sock, cdc::flag::CLOSED, 0);
     }
     if sock.has(flag::SHUT_WR) {

@@ -3,6 +3,7 @@
 //! Everything is atomic: threads and forked processes look at it together. Who may write what:
 //! `tx` its lock's holder, `rx` its lock's holder, `phase` and `step` by compare-and-swap.
 
+pub mod alive;
 pub mod claim;
 pub mod close;
 pub mod died;
@@ -150,6 +151,12 @@ pub struct Tx {
     pub stalls: AtomicU32,
     /// Clock of the last look at the TCP socket while the peer did not read.
     pub looked: AtomicU64,
+    /// Count of the daemon's messages at that look; for how many sends the clock need not be asked, of how many, and
+    /// when it was asked last ([`alive`]).
+    pub said: AtomicU32,
+    pub trusted: AtomicU32,
+    pub trust: AtomicU32,
+    pub clocked: AtomicU64,
     /// Counts the times that space came after the ring was full.
     pub edges: AtomicU32,
     /// Bytes sent at which to pause for the way onto the ring, or 0.
@@ -502,6 +509,9 @@ impl Conn {
             &self.tx.ring,
             &self.tx.size,
             &self.tx.base,
+            &self.tx.said,
+            &self.tx.trusted,
+            &self.tx.trust,
             &self.tx.edges,
             &self.tx.backoff,
             &self.tx.stalls,
@@ -537,6 +547,7 @@ impl Conn {
             &self.tx.stalled,
             &self.tx.stalled_at,
             &self.tx.looked,
+            &self.tx.clocked,
             &self.tx.retry,
             &self.tx.left,
             &self.tx.held,

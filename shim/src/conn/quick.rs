@@ -3,9 +3,9 @@
 //! and [`tx`], which look at all of it anew.
 
 use super::rx::pace;
-use super::{Conn, Sock, flag, rx, tx};
+use super::{Sock, alive, flag, rx, tx};
 use crate::iov::Iov;
-use crate::{clock, copy, lock};
+use crate::{copy, lock};
 use protocol::shm::cdc::{self, Cursor, Place};
 use protocol::shm::pair::Carrier;
 use protocol::shm::ring::{DmbHeader, Span, base_of, rebase, span};
@@ -154,7 +154,7 @@ fn put(sock: Sock, iov: &Iov, skip: usize, n: u32) -> Option<usize> {
     if flags & (cdc::flag::CLOSED | cdc::flag::ABORT | cdc::flag::DONE_WRITING) != 0
         || consumed < known
         || size - unread < n
-        || unread != 0 && !lives(&sock)
+        || unread != 0 && !alive::lately(&sock)
     {
         return None;
     }
@@ -184,11 +184,4 @@ fn put(sock: Sock, iov: &Iov, skip: usize, n: u32) -> Option<usize> {
     tx::wake_watchers(&sock);
     tx::left_frozen(sock, slot);
     Some(n as usize)
-}
-
-/// Whether the peer need not be looked after: it was lately.
-#[inline]
-fn lives(conn: &Conn) -> bool {
-    let since = clock::ticks().wrapping_sub(conn.tx.looked.load(Relaxed));
-    since < clock::per_us() * (tx::LOOK_NS / 1000)
 }

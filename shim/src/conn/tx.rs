@@ -1,6 +1,6 @@
 //! Sending: onto the ring, or over TCP in steps that do not wait.
 
-use super::{Conn, Sock, died, flag, handshake, quick, ready, revert};
+use super::{Conn, Sock, alive, died, flag, handshake, quick, ready, revert};
 use crate::iov::Iov;
 use crate::{clock, copy, epoll, lgr, lock, os, wait};
 use protocol::shm::cdc::{self, Cursor, Place};
@@ -17,8 +17,6 @@ const TCP_CHUNK: usize = 256 << 10;
 const FILE_PIECE: usize = 64 << 10;
 /// Longest piece of a pipe: less than what is free in a socket that poll calls writable.
 const PIPE_PIECE: usize = 16 << 10;
-/// While the peer does not read, how often the TCP socket is asked whether it still lives.
-pub(super) const LOOK_NS: u64 = 1_000_000;
 /// A full ring whose reader has not moved for this long: TCP, which buffers more. Each time that the
 /// reader turned out to have been merely busy, this connection waits four times as long.
 const STALL_NS: u64 = 100_000_000;
@@ -272,7 +270,8 @@ fn onto_ring(sock: Sock, source: Source<'_>) -> Option<Put> {
         revert::finish(sock, protocol::reason::PEER_CLOSING);
         return Some(Put::Error(libc::EPIPE));
     }
-    if leaving || !peer_lives(sock, &producer) {
+    let unread = producer.consumed.position != producer.produced.position;
+    if leaving || unread && !alive::lives(sock, producer.produced.position) {
         if sock.has(flag::FIN_SEEN) && died::killed_with_unread(&sock) {
             return Some(Put::Error(died::reset(sock)));
         }
@@ -508,28 +507,6 @@ pub fn give_up_if_stalled(sock: Sock) {
         }
         sock.tx.lock.unlock(held);
     }
-}
-
-/// While what we sent before lies unread, asks the TCP socket now and then whether the peer is
-/// still there: a process that was killed leaves no flag.
-fn peer_lives(sock: Sock, producer: &Producer) -> bool {
-    if producer.consumed.position == producer.produced.position {
-        return true;
-    }
-    let now = clock::ticks();
-    let last = sock.tx.looked.load(Relaxed);
-    if now.wrapping_sub(last) < clock::per_us() * (LOOK_NS / 1000) {
-        return true;
-    }
-    sock.tx.looked.store(now, Relaxed);
-    let peer = sock.role().peer();
-    let taken = sock
-        .slot()
-        .map(|slot| slot.counts(peer).taken.load(Relaxed));
-    if taken == Some(producer.produced.position) {
-        return true;
-    }
-    !ready::note_gone(sock, os::poll_one(sock.fd, libc::POLLRDHUP, 0).unwrap_or(0))
 }
 
 /// Free bytes of the ring, for a send that waits.

@@ -243,6 +243,8 @@ impl Model {
         let slot = self.socket(actor);
         let mut bytes = self.size();
         let asleep = self.rests(actor);
+        let way = self.below(12);
+        let urgent = way == 2 && bytes < 3000 && !self.urgent && !self.edges;
         let mut wakes = false;
         if let Some((conn, side)) = self.peer(actor, slot) {
             let end = &mut self.ends[conn][side];
@@ -252,7 +254,8 @@ impl Model {
                 return;
             }
             end.unread += bytes.max(1);
-            if bytes > 0 && !asleep {
+            // Whether an urgent byte ends a wait depends on the wait.
+            if bytes > 0 && !asleep && !urgent {
                 end.wants -= bytes;
                 end.receiver &= end.wants > 0;
                 end.waiter &= end.stubborn;
@@ -260,14 +263,14 @@ impl Model {
         } else {
             bytes = bytes.min(2000);
         }
-        match self.below(12) {
+        match way {
             0 => self.push(
                 actor,
                 "sendfile",
                 &[slot, bytes, self.steps.len() as i64 % 2 - 1, 0],
             ),
             1 => self.push(actor, "splice", &[slot, bytes.max(1), 1, 0]),
-            2 if bytes < 3000 && !self.urgent && !self.edges => {
+            _ if urgent => {
                 self.urgent = true;
                 self.push(actor, "send", &[slot, bytes.max(1), OOB | NOSIGNAL, 0]);
             }
