@@ -159,7 +159,7 @@ impl Iov {
     #[inline(never)]
     fn walk_to_ring(&self, skip: usize, ring: *mut u8, span: Span, far: bool) {
         let mut to = Walker::new(ring, span);
-        self.pieces(skip, span_len(span), |from, n| {
+        self.pieces(skip, span.bytes() as usize, |from, n| {
             to.chunks(n, |ring, done, n| {
                 // SAFETY: `ring..+n` lies in the ring (Walker), `from..+n` in the program's buffer.
                 // The peer may write the ring at the same time; bytes are not interpreted here.
@@ -183,7 +183,7 @@ impl Iov {
     #[inline(never)]
     fn walk_from_ring(&self, skip: usize, ring: *mut u8, span: Span) {
         let mut from = Walker::new(ring, span);
-        self.pieces(skip, span_len(span), |to, n| {
+        self.pieces(skip, span.bytes() as usize, |to, n| {
             from.chunks(n, |ring, done, n| {
                 // SAFETY: as in `copy_to_ring`, the other way.
                 unsafe { std::ptr::copy_nonoverlapping(ring, to.add(done), n) }
@@ -245,10 +245,6 @@ impl Iov {
         message.msg_iovlen = used;
         f(&mut message)
     }
-}
-
-const fn span_len(span: Span) -> usize {
-    span.first as usize + span.second as usize
 }
 
 /// Walks the bytes of a span, around the end of the ring.

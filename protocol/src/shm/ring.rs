@@ -113,6 +113,10 @@ impl Span {
             second: 0,
         }
     }
+
+    pub const fn bytes(self) -> u32 {
+        self.first + self.second
+    }
 }
 
 /// Where `cursor` points to in a ring of `size` with this base, both below `size`.

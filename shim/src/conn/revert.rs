@@ -1,4 +1,4 @@
-//! The way back to TCP (design §6), both halves, and the reset of a peer that breaks the rules.
+//! The way back to TCP, both halves, and the reset of a peer that breaks the rules.
 
 use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, rx, step, tx};
 use crate::{clock, ctx, epoll, fds, os, short, trace};

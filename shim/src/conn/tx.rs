@@ -55,7 +55,7 @@ impl Source<'_> {
         match *self {
             Source::Buffers(iov, skip) => {
                 iov.copy_to_ring(skip, ring, span, far);
-                Ok(span.first as usize + span.second as usize)
+                Ok(span.bytes() as usize)
             }
             Source::File(fd, offset, _) => os::preadv(fd, list.as_ptr(), count, offset),
             Source::Pipe(fd, _) => os::readv(fd, list.as_ptr(), count),
@@ -303,7 +303,7 @@ fn onto_ring(sock: Sock, source: Source<'_>) -> Option<Put> {
     };
     let n = match filled {
         Ok(0) => return Some(Put::Bytes(0)),
-        Ok(n) => n.min(n_max(span)) as u32,
+        Ok(n) => n.min(span.bytes() as usize) as u32,
         Err(e) => {
             return Some(if e == libc::EAGAIN {
                 Put::Full
@@ -330,10 +330,6 @@ pub(super) fn left_frozen(sock: Sock, slot: &PairSlot) {
     if direction.carrier == Carrier::Frozen {
         revert::follow_freeze(sock, direction);
     }
-}
-
-const fn n_max(span: Span) -> usize {
-    span.first as usize + span.second as usize
 }
 
 /// `move_data` of the loopback device: from the sndbuf to the same place of the peer's RMB.

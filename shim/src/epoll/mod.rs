@@ -1,4 +1,4 @@
-//! Epoll sets of this process (design §5).
+//! Epoll sets of this process.
 //!
 //! The program's registrations stay in the kernel's set. A registration of a connection that may go
 //! onto a ring is *converted*: in the kernel it is edge-triggered and carries a tag of ours, the

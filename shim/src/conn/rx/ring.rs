@@ -69,7 +69,7 @@ fn copy_out(sock: Sock, span: Span, sink: Sink<'_>, flags: c_int) -> Result<u32,
             Sink::Nothing => {}
         }
     }
-    Ok(span.first + span.second)
+    Ok(span.bytes())
 }
 
 /// When this end has frozen its ring and the sender has not noticed yet: the direction word. What
