@@ -148,7 +148,7 @@ impl Table {
     }
 
     fn short(&self) -> impl Iterator<Item = RowCopy> {
-        let word = |place: &Place| Word(place.word.load(Relaxed));
+        let word = |place: &Place| place.word.now();
         self.places()
             .filter_map(move |(pid, fd, place)| copy_word(pid, fd, word(place)))
     }

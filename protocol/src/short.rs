@@ -7,8 +7,10 @@
 //! words belongs to one process.
 //!
 //! All changes are compare-and-swap of the whole word, so that its counts are exact at the moment in which it
-//! is replaced by the name of the connection.
+//! is replaced by the name of the connection. Whatever becomes of it, it goes on counting the calls that were begun
+//! while it was short: until they are over no other connection begins in it, so none can count for that.
 
+use crate::shm::sync::{self, Ordering::*};
 use crate::stats::add;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
@@ -17,7 +19,8 @@ pub const FDS: usize = 4096;
 /// Processes of a family that have words.
 pub const BLOCKS: usize = 64;
 
-const PLAIN: u64 = 0x3f;
+/// Calls in the kernel, whatever the word says beside.
+const CALLS: u64 = 0x3f;
 const EXCHANGES_AT: u32 = 6;
 const EXCHANGES: u64 = 0x1f;
 const SENT_AT: u32 = 11;
@@ -36,8 +39,9 @@ pub const SHUT_RD: u64 = 1 << 55;
 /// It is in a set of epoll's.
 pub const REGISTERED: u64 = 1 << 56;
 const SHORT: u64 = 1 << 57;
-/// Entered in full; the low half is the name that the process has for it.
+/// Entered in full; above the calls is the name that the process has for it.
 const MOVED: u64 = 1 << 58;
+const NAME_AT: u32 = 6;
 const AGE_AT: u32 = 59;
 /// Highest age of a word.
 pub const AGES: u32 = 0x1f;
@@ -56,14 +60,19 @@ impl Word {
         Word(SHORT | flags | u64::from(age & AGES) << AGE_AT)
     }
 
+    /// Its calls and its age, and nothing else.
+    fn bare(self) -> u64 {
+        self.0 & (CALLS | u64::from(AGES) << AGE_AT)
+    }
+
     /// What follows when it is closed.
-    pub fn over(age: u32) -> Word {
-        Word(u64::from(age & AGES) << AGE_AT)
+    fn over(self) -> Word {
+        Word(self.bare())
     }
 
     /// What follows when it is entered in full.
-    pub fn moved(self, name: u32) -> Word {
-        Word(MOVED | self.0 & u64::from(AGES) << AGE_AT | u64::from(name))
+    fn moved(self, name: u32) -> Word {
+        Word(MOVED | self.bare() | u64::from(name) << NAME_AT)
     }
 
     /// Whether it counts.
@@ -74,7 +83,7 @@ impl Word {
 
     /// The name of the connection that was entered in its place.
     pub fn name(self) -> Option<u32> {
-        (self.0 & MOVED != 0).then_some(self.0 as u32)
+        (self.0 & MOVED != 0).then_some((self.0 >> NAME_AT) as u32)
     }
 
     #[inline]
@@ -92,14 +101,15 @@ impl Word {
     }
 
     /// Calls in the kernel.
+    #[inline]
     pub fn calls(self) -> u32 {
-        (self.0 & PLAIN) as u32
+        (self.0 & CALLS) as u32
     }
 
     /// One call more. `None`: so many are not counted.
     #[inline]
-    pub fn entered(self) -> Option<Word> {
-        (self.0 & PLAIN != PLAIN).then_some(Word(self.0 + 1))
+    fn entered(self) -> Option<Word> {
+        (self.0 & CALLS != CALLS).then_some(Word(self.0 + 1))
     }
 
     /// Changes between sending and receiving. Odd: the last call sent.
@@ -120,7 +130,7 @@ impl Word {
 
     /// A call is over that has sent, or taken, `n` bytes. `None`: that is more than a word can tell.
     #[inline]
-    pub fn left(self, n: u64, sent: bool) -> Option<Word> {
+    fn left(self, n: u64, sent: bool) -> Option<Word> {
         if n == 0 {
             return Some(Word(self.0 - 1));
         }
@@ -134,11 +144,150 @@ impl Word {
     }
 }
 
+/// How a call has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It is counted.
+    Counted(Word),
+    /// It is not over: the word cannot tell of it, and the connection has to be entered in full first.
+    Unfit,
+    /// The connection was entered under that name, and the call is to be counted there.
+    Moved(u32),
+    /// The connection is closed.
+    Closed,
+}
+
+/// A word that threads change.
+#[derive(Debug)]
+#[repr(transparent)]
+pub struct Shared(sync::AtomicU64);
+
+impl Shared {
+    #[cfg(loom)]
+    pub fn with(word: Word) -> Shared {
+        Shared(sync::AtomicU64::new(word.0))
+    }
+
+    // SYNC: short. Who finds the name of a connection finds what was written into it before.
+    #[inline]
+    pub fn now(&self) -> Word {
+        Word(self.0.load(Acquire))
+    }
+
+    #[inline]
+    fn swap(&self, from: Word, to: Word) -> bool {
+        // SYNC: short, and the note of a registration before [`REGISTERED`].
+        self.0
+            .compare_exchange(from.0, to.0, AcqRel, Relaxed)
+            .is_ok()
+    }
+
+    /// Begins a connection at a number that the kernel has given to the caller. `None`: calls on an earlier one are not
+    /// over.
+    #[inline]
+    pub fn begin(&self, flags: u64) -> Option<Word> {
+        loop {
+            let word = self.now();
+            if word.calls() == 0 {
+                let new = Word::new(word.age() + 1, flags);
+                if self.swap(word, new) {
+                    return Some(new);
+                }
+            } else if !word.is_short() || self.swap(word, word.over()) {
+                return None;
+            }
+        }
+    }
+
+    /// The word of the connection of that age, while it is short.
+    #[inline]
+    pub fn still(&self, age: u32) -> Option<Word> {
+        let word = self.now();
+        (word.is_short() && word.age() == age).then_some(word)
+    }
+
+    /// Changes it. False: it is not short any more, or has no such next word.
+    #[inline]
+    fn change(&self, age: u32, next: impl Fn(Word) -> Option<Word>) -> bool {
+        while let Some(word) = self.still(age) {
+            match next(word) {
+                Some(to) if self.swap(word, to) => return true,
+                Some(_) => {}
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// Sets or clears flags. False: it is not short any more.
+    #[inline]
+    pub fn put(&self, age: u32, flags: u64, on: bool) -> bool {
+        self.change(age, |word| Some(word.with(flags, on)))
+    }
+
+    /// Begins a call. False: it is not short any more, or has too many.
+    #[inline]
+    pub fn enter(&self, age: u32) -> bool {
+        self.change(age, Word::entered)
+    }
+
+    /// Ends a call that [`Shared::enter`] has begun and that has sent, or taken, `n` bytes; `odd`: of which no word can
+    /// tell.
+    #[inline]
+    pub fn leave(&self, age: u32, n: u64, sent: bool, odd: bool) -> Left {
+        while let Some(word) = self.still(age) {
+            let Some(next) = word.left(n, sent).filter(|_| !odd) else {
+                return Left::Unfit;
+            };
+            if self.swap(word, next) {
+                return Left::Counted(next);
+            }
+        }
+        self.leave_late(age)
+    }
+
+    /// As [`Shared::leave`], where the connection was closed or entered in full.
+    #[cold]
+    fn leave_late(&self, age: u32) -> Left {
+        loop {
+            let word = self.now();
+            // Never: the word waits for this call.
+            if word.age() != age || word.calls() == 0 {
+                return Left::Closed;
+            }
+            if self.swap(word, Word(word.0 - 1)) {
+                return word.name().map_or(Left::Closed, Left::Moved);
+            }
+        }
+    }
+
+    /// The connection with that word is entered in full. False: the word has changed.
+    pub fn enter_in_full(&self, word: Word, name: u32) -> bool {
+        self.swap(word, word.moved(name))
+    }
+
+    /// Ends the connection. Gives its last word to the one caller who is to count it.
+    #[inline]
+    pub fn close(&self, age: u32) -> Option<Word> {
+        loop {
+            let word = self.still(age)?;
+            if self.swap(word, word.over()) {
+                return Some(word);
+            }
+        }
+    }
+
+    /// Forgets everything: of a process that has died. Gives the last word.
+    pub fn bury(&self) -> Word {
+        Word(self.0.swap(0, Relaxed))
+    }
+}
+
 /// What lies at the number of a descriptor.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Place {
-    pub word: AtomicU64,
+    pub word: Shared,
     /// Connections that have ended here, and their bytes. Who ends one is alone here until the kernel gives the number
     /// to somebody else.
     pub ended: AtomicU64,
@@ -197,10 +346,10 @@ mod tests {
     #[test]
     fn a_word_counts_calls_and_exchanges_as_far_as_it_can() {
         let mut word = Word::new(3, 0);
-        for _ in 0..PLAIN {
+        for _ in 0..CALLS {
             word = word.entered().unwrap();
         }
-        assert_eq!((word.entered(), word.calls()), (None, PLAIN as u32));
+        assert_eq!((word.entered(), word.calls()), (None, CALLS as u32));
         let mut word = Word::new(3, 0);
         for n in 0..EXCHANGES {
             word = word.entered().and_then(|w| w.left(1, n % 2 == 0)).unwrap();
@@ -215,7 +364,8 @@ mod tests {
         let moved = word.moved(0x4001_0203);
         assert_eq!((moved.name(), moved.age()), (Some(0x4001_0203), 9));
         assert!(!moved.is_short() && word.is_short() && word.name().is_none());
-        let over = Word::over(9);
+        let over = word.over();
         assert!(!over.is_short() && over.name().is_none() && over.age() == 9);
+        assert_eq!((moved.calls(), over.calls()), (1, 1));
     }
 }

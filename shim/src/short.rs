@@ -6,13 +6,13 @@
 //! the usual calls of a short life: whatever decodes the descriptor's entry finds the full connection.
 
 use crate::calls::proc::borrowed_memory;
-use crate::calls::way;
+use crate::calls::way::{self, Call};
 use crate::config::{self, Policy};
 use crate::conn::{Conn, Sock, life};
 use crate::fds::{self, Entry};
 use crate::{daemon, epoll, family, lock, os};
 use libc::{c_int, ssize_t};
-use protocol::short::{BYTES_MAX, Block, CLIENT, CONNECTED, EXCHANGES_MAX, FDS, NONBLOCK};
+use protocol::short::{BYTES_MAX, Block, CLIENT, CONNECTED, EXCHANGES_MAX, FDS, Left, NONBLOCK};
 use protocol::short::{Place, SHUT_RD, SHUT_WR, Word, Words};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering::*};
 
@@ -68,7 +68,7 @@ fn bury(words: &Words, number: usize) {
         return;
     };
     for place in block.iter().take(high.swap(0, Relaxed) as usize) {
-        end(place, Word(place.word.swap(0, Relaxed)));
+        end(place, place.word.bury());
         let [n, sent, taken] =
             [&place.ended, &place.sent, &place.taken].map(|count| count.swap(0, Relaxed));
         if n != 0
@@ -99,9 +99,8 @@ pub fn begin(fd: c_int, flags: u64) -> bool {
     if let Some(high) = high.filter(|high| high.load(Relaxed) <= fd as u32) {
         high.fetch_max(fd as u32 + 1, Relaxed);
     }
-    let new = Word::new(Word(place.word.load(Relaxed)).age() + 1, flags);
-    place.word.store(new.0, Release);
-    fds::put_short(fd, new.age())
+    let new = place.word.begin(flags);
+    new.is_some_and(|new| fds::put_short(fd, new.age()))
 }
 
 /// One is connected, or on its way: makes the process known to the daemon. What that answers is looked for by full
@@ -134,7 +133,7 @@ pub fn meant(entry: Entry, fd: c_int) -> Option<Sock> {
 #[inline]
 pub fn enter(entry: Entry, fd: c_int) -> Option<Short> {
     let short = of(entry, fd)?;
-    short.change(Word::entered).then_some(short)
+    short.place.word.enter(short.age).then_some(short)
 }
 
 /// Enters those in full that `which` names: before a fork, and where all connections are looked at.
@@ -165,48 +164,24 @@ fn is_due(word: Word) -> bool {
 }
 
 impl Short {
-    #[inline]
-    fn now(&self) -> Word {
-        Word(self.place.word.load(Acquire))
-    }
-
     /// Its word, while it is short.
     #[inline]
     pub fn still(&self) -> Option<Word> {
-        let word = self.now();
-        (word.is_short() && word.age() == self.age).then_some(word)
-    }
-
-    #[inline]
-    fn swap(&self, from: Word, to: Word) -> bool {
-        self.place
-            .word
-            .compare_exchange(from.0, to.0, AcqRel, Relaxed)
-            .is_ok()
-    }
-
-    /// Changes its word. False: it is not short any more, or has no such next word.
-    #[inline]
-    fn change(&self, next: impl Fn(Word) -> Option<Word>) -> bool {
-        while let Some(word) = self.still() {
-            match next(word) {
-                Some(to) if self.swap(word, to) => return true,
-                Some(_) => {}
-                None => return false,
-            }
-        }
-        false
+        self.place.word.still(self.age)
     }
 
     /// Sets or clears flags. False: it is not short any more.
     pub fn put(&self, flags: u64, on: bool) -> bool {
-        self.change(|word| Some(word.with(flags, on)))
+        self.place.word.put(self.age, flags, on)
     }
 
     /// What was entered in its place.
     fn moved(&self) -> Option<Sock> {
-        let word = self.now();
-        let name = word.name().filter(|_| word.age() == self.age)?;
+        let word = self.place.word.now();
+        self.named(word.name().filter(|_| word.age() == self.age)?)
+    }
+
+    fn named(&self, name: Entry) -> Option<Sock> {
         fds::replace_short(self.fd, self.age, name)
     }
 
@@ -216,7 +191,7 @@ impl Short {
         let mut made: Option<&'static Conn> = None;
         while let Some(word) = self.still() {
             let Some(conn) = made.or_else(|| life::place(self.fd)) else {
-                if self.swap(word, Word::over(self.age)) {
+                if self.place.word.close(self.age).is_some() {
                     fds::replace_short(self.fd, self.age, 0);
                 }
                 continue;
@@ -224,12 +199,14 @@ impl Short {
             made = Some(conn);
             let sock = Sock { fd: self.fd, conn };
             life::fill(sock, word);
-            let name = word.moved(fds::conn_entry(conn));
+            let call = Call::begun(sock);
+            let name = fds::conn_entry(conn);
+            let publish = || self.place.word.enter_in_full(word, name);
             // Nobody claims it before this call is through with it.
-            if epoll::short::enter(sock, word, || self.swap(word, name)) {
+            if epoll::short::enter(sock, word, publish) {
                 life::filled(sock, word);
-                fds::replace_short(self.fd, self.age, fds::conn_entry(conn));
-                conn.plain.fetch_sub(1, SeqCst);
+                fds::replace_short(self.fd, self.age, name);
+                call.leave();
                 return Some(sock);
             }
         }
@@ -243,19 +220,27 @@ impl Short {
     /// it has to be ended; `odd`: it has to be.
     #[inline]
     fn leave(self, n: u64, sent: bool, odd: bool) -> Option<Sock> {
-        while let Some(word) = self.still() {
-            let Some(next) = word.left(n, sent).filter(|_| !odd) else {
-                self.full()?;
-                break;
-            };
-            if self.swap(word, next) {
-                if n > 0 && is_due(next) {
-                    self.full().into_iter().for_each(way::consider);
-                }
-                return None;
+        let left = self.place.word.leave(self.age, n, sent, odd);
+        if let Left::Counted(word) = left {
+            if n > 0 && is_due(word) {
+                self.full().into_iter().for_each(way::consider);
             }
+            return None;
         }
-        self.moved()
+        self.leave_anew(left)
+    }
+
+    #[cold]
+    fn leave_anew(self, left: Left) -> Option<Sock> {
+        match left {
+            Left::Moved(name) => self.named(name),
+            Left::Unfit => {
+                self.full();
+                // Closed, if there was no room.
+                self.leave_anew(self.place.word.leave(self.age, 0, false, true))
+            }
+            Left::Closed | Left::Counted(_) => None,
+        }
     }
 
     /// Ends a receive.
@@ -263,7 +248,7 @@ impl Short {
     pub fn received(self, n: ssize_t, flags: c_int) {
         let taken = if way::took(n, flags) { n as u64 } else { 0 };
         if let Some(sock) = self.leave(taken, false, flags & libc::MSG_OOB != 0) {
-            way::received(sock, n, flags);
+            way::received(Call::begun(sock), n, flags);
         }
     }
 
@@ -272,7 +257,14 @@ impl Short {
     pub fn sent(self, n: ssize_t, flags: c_int) {
         let sent = if n > 0 { n as u64 } else { 0 };
         if let Some(sock) = self.leave(sent, true, flags & way::BARRING != 0) {
-            way::sent(sock, n, flags);
+            way::sent(Call::begun(sock), n, flags);
+        }
+    }
+
+    /// Ends a wait.
+    pub fn waited(self) {
+        if let Some(sock) = self.leave(0, false, false) {
+            Call::begun(sock).leave();
         }
     }
 
@@ -290,32 +282,13 @@ impl Short {
 
     /// Its only descriptor is about to be closed. False: it is not short any more.
     pub fn close(self) -> bool {
-        let Some(word) = self.still() else {
+        let Some(word) = self.place.word.close(self.age) else {
             return false;
         };
-        if !self.swap(word, Word::over(self.age)) {
-            return self.close();
-        }
         fds::clear(self.fd);
         end(self.place, word);
         true
     }
-}
-
-/// A call that waits for one of several connections in the kernel is over, of which this is one. False: it is no short
-/// one.
-pub fn leave_if_entered(entry: Entry, fd: c_int) -> bool {
-    let Some(short) = of(entry, fd) else {
-        return false;
-    };
-    let left = |word: Word| match word.calls() {
-        0 => Some(word),
-        _ => word.left(0, false),
-    };
-    if !short.change(left) {
-        short.moved().into_iter().for_each(way::leave_if_entered);
-    }
-    true
 }
 
 #[cfg(test)]
@@ -323,6 +296,7 @@ mod tests {
     use super::*;
     use crate::conn::close;
     use crate::fds::Meaning;
+    use protocol::short::AGES;
     use std::sync::Barrier;
 
     /// One receive of a byte, as `calls::io` does it.
@@ -332,7 +306,7 @@ mod tests {
             return short.received(1, 0);
         }
         match way::of(entry, fd) {
-            way::Way::Plain(sock) if way::enter(sock) => way::received(sock, 1, 0),
+            way::Way::Plain(sock) if let Some(call) = way::enter(sock) => way::received(call, 1, 0),
             other => unreachable!("{other:?}"),
         }
     }
@@ -368,7 +342,7 @@ mod tests {
             let all = THREADS as u64 * EACH;
             assert_eq!(sock.rx.taken.load(Relaxed), all);
             assert_eq!(sock.row().tcp_rx.load(Relaxed), all);
-            assert_eq!((sock.plain.load(Relaxed), fds::count(sock.conn)), (0, 1));
+            assert_eq!((sock.plain.calls(), fds::count(sock.conn)), (0, 1));
             assert!(sock.has(crate::conn::flag::NONBLOCK));
             assert_eq!(fds::drop_conn(sock), Some(0));
             assert!(sock.life().leave());
@@ -390,8 +364,8 @@ mod tests {
         };
         assert!(first.close() && !first.close());
         assert_eq!(fds::get(fd), 0);
-        assert!(begin(fd, 0));
         late.into_iter().for_each(|late| late.received(5, 0));
+        assert!(begin(fd, 0));
         let Some(second) = of(fds::get(fd), fd) else {
             unreachable!("a short connection")
         };
@@ -401,5 +375,32 @@ mod tests {
         assert!(second.close());
         let counts = [&second.place.ended, &second.place.taken].map(|n| n.load(Relaxed));
         assert_eq!(counts, [1, 1]);
+    }
+
+    /// A call lasts while its number is used as often as there are ages: the others there are entered in full, and it
+    /// counts for none of them.
+    #[test]
+    fn a_call_outlasts_all_ages() {
+        let fd = FDS as c_int - 3;
+        while !begin(fd, CONNECTED) {
+            std::thread::yield_now();
+        }
+        let entry = fds::get(fd);
+        let (Some(late), Some(first)) = (enter(entry, fd), of(entry, fd)) else {
+            unreachable!("a short connection")
+        };
+        assert!(first.close());
+        for _ in 0..=AGES {
+            assert!(!begin(fd, CONNECTED));
+            assert_eq!(fds::get(fd), 0);
+        }
+        late.received(5, 0);
+        assert!(begin(fd, 0));
+        let Some(next) = of(fds::get(fd), fd) else {
+            unreachable!("a short connection")
+        };
+        assert_eq!(next.still(), Some(Word::new(next.age, 0)));
+        assert_ne!(next.age, first.age);
+        assert!(next.close());
     }
 }

@@ -45,9 +45,9 @@ pub unsafe fn sendfile(
             way::settled_sent(sock, n);
             n
         }
-        (Way::Plain(sock), _) if way::enter(sock) => {
+        (Way::Plain(sock), _) if let Some(call) = way::enter(sock) => {
             let n = kernel();
-            way::sent(sock, n, 0);
+            way::sent(call, n, 0);
             n
         }
         (Way::Plain(sock) | Way::Careful(sock), _) if let Some(size) = os::regular_size(input) => {
@@ -166,14 +166,14 @@ pub unsafe fn splice(
             way::settled_sent(sock, n);
             n
         }
-        (Way::Plain(sock), _) if way::enter(sock) => {
+        (Way::Plain(sock), _) if let Some(call) = way::enter(sock) => {
             let n = kernel();
-            way::received(sock, n, 0);
+            way::received(call, n, 0);
             note_splice(sock, n)
         }
-        (_, Way::Plain(sock)) if way::enter(sock) => {
+        (_, Way::Plain(sock)) if let Some(call) = way::enter(sock) => {
             let n = kernel();
-            way::sent(sock, n, 0);
+            way::sent(call, n, 0);
             note_splice(sock, n)
         }
         // Arguments that the kernel refuses anyway.

@@ -107,9 +107,9 @@ pub(super) fn receive_once(
             way::settled_received(sock, n, flags);
             n
         }
-        Way::Plain(sock) if way::enter(sock) => {
+        Way::Plain(sock) if let Some(call) = way::enter(sock) => {
             let n = kernel();
-            way::received(sock, n, flags);
+            way::received(call, n, flags);
             n
         }
         Way::Plain(sock) | Way::Careful(sock) => {
@@ -156,9 +156,9 @@ pub(super) fn send_once(
             way::settled_sent(sock, n);
             n
         }
-        Way::Plain(sock) if way::enter(sock) => {
+        Way::Plain(sock) if let Some(call) = way::enter(sock) => {
             let n = kernel();
-            way::sent(sock, n, flags);
+            way::sent(call, n, flags);
             n
         }
         Way::Plain(sock) | Way::Careful(sock) => {

@@ -162,10 +162,10 @@ pub unsafe fn recvmmsg(
             way::settled_received(sock, unsafe { total(msgs, n) }, flags);
             n
         }
-        Way::Plain(sock) if way::enter(sock) => {
+        Way::Plain(sock) if let Some(call) = way::enter(sock) => {
             let n = kernel();
             // SAFETY: likewise.
-            way::received(sock, unsafe { total(msgs, n) }, flags);
+            way::received(call, unsafe { total(msgs, n) }, flags);
             n
         }
         Way::Plain(_) | Way::Careful(_) if flags & GOES_ON != 0 => errno::fail(libc::EINVAL),
@@ -308,10 +308,10 @@ pub unsafe fn sendmmsg(
             way::settled_sent(sock, unsafe { total(msgs, n) });
             n
         }
-        Way::Plain(sock) if way::enter(sock) => {
+        Way::Plain(sock) if let Some(call) = way::enter(sock) => {
             let n = kernel();
             // SAFETY: likewise.
-            way::sent(sock, unsafe { total(msgs, n) }, flags);
+            way::sent(call, unsafe { total(msgs, n) }, flags);
             n
         }
         Way::Plain(_) | Way::Careful(_) if flags & GOES_ON != 0 => errno::fail(libc::EINVAL),

@@ -43,14 +43,43 @@ pub fn lively(entry: Entry, fd: c_int) -> Option<Sock> {
     (sock.on_ring() && !claim::waiting()).then_some(sock)
 }
 
-/// Begins a kernel call on a plain connection. False: it has become careful in the meantime.
-pub fn enter(sock: Sock) -> bool {
-    sock.plain.fetch_add(1, SeqCst);
+/// A kernel call on a plain connection, which it may outlast.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    sock: Sock,
+    generation: u32,
+}
+
+/// Begins one. `None`: the connection has become careful in the meantime.
+#[inline]
+pub fn enter(sock: Sock) -> Option<Call> {
+    let generation = sock.plain.enter();
+    let call = Call { sock, generation };
     if sock.careful() {
-        sock.plain.fetch_sub(1, SeqCst);
-        return false;
+        call.leave();
+        return None;
     }
-    true
+    Some(call)
+}
+
+impl Call {
+    /// One that is counted there already.
+    pub fn begun(sock: Sock) -> Call {
+        let generation = sock.generation.load(Relaxed);
+        Call { sock, generation }
+    }
+
+    /// Ends a call that has moved nothing.
+    #[inline]
+    pub fn leave(self) {
+        self.sock.plain.leave(self.generation);
+    }
+
+    /// Whether its connection is still there.
+    #[inline]
+    fn stands(self) -> bool {
+        self.sock.plain.is_of(self.generation)
+    }
 }
 
 /// Whether a receive has taken bytes of the stream.
@@ -77,14 +106,18 @@ pub fn settled_sent(sock: Sock, n: ssize_t) {
 /// Ends a plain receive: counts what it gave, then says that it is over. In this order, so that
 /// nobody takes a count for the whole while bytes are missing in it.
 #[inline]
-pub fn received(sock: Sock, n: ssize_t, flags: c_int) {
+pub fn received(call: Call, n: ssize_t, flags: c_int) {
+    let sock = call.sock;
+    if !call.stands() {
+        return;
+    }
     let taken = took(n, flags);
     if flags & libc::MSG_OOB != 0 {
         sock.bar(reason::OOB);
     } else if taken {
         sock.count_tcp_taken(n as u64);
     }
-    sock.plain.fetch_sub(1, SeqCst);
+    call.leave();
     if taken {
         consider(sock);
     }
@@ -95,7 +128,11 @@ pub const BARRING: c_int = libc::MSG_OOB | libc::MSG_FASTOPEN | libc::MSG_ZEROCO
 
 /// Ends a plain send, likewise.
 #[inline]
-pub fn sent(sock: Sock, n: ssize_t, flags: c_int) {
+pub fn sent(call: Call, n: ssize_t, flags: c_int) {
+    let sock = call.sock;
+    if !call.stands() {
+        return;
+    }
     if flags & BARRING != 0 {
         sock.bar(if flags & libc::MSG_OOB != 0 {
             reason::OOB
@@ -106,7 +143,7 @@ pub fn sent(sock: Sock, n: ssize_t, flags: c_int) {
     if n > 0 {
         sock.count_tcp_sent(n as u64);
     }
-    sock.plain.fetch_sub(1, SeqCst);
+    call.leave();
     if n > 0 {
         consider(sock);
     }
@@ -117,11 +154,4 @@ pub fn consider(sock: Sock) {
     if sock.phase() == phase::PLAIN && !sock.has(flag::SHUT_WR | flag::SHUT_RD) {
         claim::consider(sock);
     }
-}
-
-/// Ends a wait in the kernel, for a list whose members may have changed meanwhile.
-pub fn leave_if_entered(sock: Sock) {
-    let _ = sock
-        .plain
-        .fetch_update(SeqCst, SeqCst, |n| n.checked_sub(1));
 }

@@ -1,7 +1,7 @@
 //! From plain TCP to a pair: when a connection is worth it, what forbids it, and what the daemon
 //! answers.
 
-use super::{Conn, Sock, close, flag, hope, life, phase, step};
+use super::{Conn, Sock, close, flag, hope, kept, life, phase, step};
 use crate::config::{self, Policy};
 use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace, uring};
 use protocol::ctl::{self, Claim, DmbPlace, Endpoint, Paired, Refused};
@@ -15,7 +15,7 @@ use protocol::trace::Kind;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
-/// RMB when the program did not set SO_RCVBUF: stays in the cache (see design §5).
+/// RMB when the program did not set SO_RCVBUF: stays in the cache.
 const DEFAULT_RMB: u32 = 256 << 10;
 
 /// Connections that wait for the daemon's answer.
@@ -62,7 +62,11 @@ fn later(conn: &Conn, code: u32) {
 }
 
 fn attempt(sock: Sock) {
-    if sock.phase() != phase::PLAIN || sock.plain.load(Acquire) != 0 {
+    if sock.phase() != phase::PLAIN || sock.plain.calls() != 0 {
+        return;
+    }
+    // While a call went on, the number may have become another connection's.
+    if !kept::names(sock.fd, sock.conn) {
         return;
     }
     let not_before = NOT_BEFORE.load(Relaxed);

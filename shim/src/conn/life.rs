@@ -81,7 +81,8 @@ pub fn fill(sock: Sock, word: Word) {
     }
     sock.flags.store(0, Relaxed);
     sock.set(flags);
-    sock.plain.store(word.calls() + 1, Relaxed);
+    let generation = sock.generation.load(Relaxed);
+    sock.plain.begin(generation, word.calls() + 1);
     sock.exchanges.store(word.exchanges(), Relaxed);
     sock.tx.sent.store(word.sent(), Relaxed);
     sock.rx.taken.store(word.taken(), Relaxed);

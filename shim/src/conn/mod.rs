@@ -14,6 +14,7 @@ pub mod life;
 pub mod onto_ring;
 pub mod outbox;
 pub mod passed;
+pub mod plain;
 pub mod quick;
 pub mod ready;
 pub mod revert;
@@ -23,6 +24,7 @@ pub mod tx;
 use crate::lock::Lock;
 use crate::{family, trace};
 use outbox::{Inbox, Outbox};
+use plain::Plain;
 use protocol::ids::Role;
 use protocol::shm::consumer_word::ConsumerWord;
 use protocol::shm::life::Life;
@@ -176,7 +178,7 @@ pub struct Tx {
 #[repr(C, align(64))]
 pub struct Rx {
     pub lock: Lock,
-    /// Non-zero: this direction is on the ring; generation + 1.
+    /// Non-zero: this direction is on the ring.
     pub ring: AtomicU32,
     pub size: AtomicU32,
     /// As the peer has published it with the position seen last.
@@ -201,7 +203,7 @@ pub struct Rx {
     pub pace: AtomicU32,
     pub paced_at: AtomicU64,
     pub sent_by_then: AtomicU64,
-    /// Spin budget in clock cycles (see `spin`).
+    /// Whether spinning has paid off, see `wait::worth_spinning`.
     pub spin: AtomicU32,
     /// Counts the times that the kernel says anew that there are bytes to read.
     pub edges: AtomicU32,
@@ -223,8 +225,7 @@ pub struct Conn {
     pub step: AtomicU32,
     /// Processes that hold it.
     pub holders: AtomicU32,
-    /// Threads in a kernel call that was begun while the connection was plain.
-    pub plain: AtomicU32,
+    pub plain: Plain,
     /// Threads asleep in one of our waits for it.
     pub sleepers: AtomicU32,
     /// Changes between sending and receiving. Odd: the last call sent.
@@ -494,8 +495,9 @@ impl Conn {
     pub fn reset(&self) {
         self.flags.store(0, Relaxed);
         self.step.store(0, Relaxed);
+        let next = self.generation.load(Relaxed).wrapping_add(1);
+        self.plain.begin(next, 0);
         for word in [
-            &self.plain,
             &self.exchanges,
             &self.spliced,
             &self.claimant,

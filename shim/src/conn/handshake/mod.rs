@@ -1,4 +1,4 @@
-//! The CLC handshake on the TCP stream (design §4).
+//! The CLC handshake on the TCP stream.
 //!
 //! Everything here is a step that never waits; calls on the connection take as many steps as can be
 //! taken. A message is sent only while the peer's gate is held and all that we sent was consumed, so
@@ -69,14 +69,14 @@ fn steps(sock: Sock) {
 
 /// Lets the peer send CLC messages: from now on each call looks for them.
 fn open_gate(sock: Sock, slot: &PairSlot) -> bool {
-    if sock.plain.load(Acquire) != 0 || !epoll::convert(sock.conn) {
+    if sock.plain.calls() != 0 || !epoll::convert(sock.conn) {
         return false;
     }
     let Some(held) = sock.rx.lock.try_lock() else {
         return false;
     };
     // The pair may have been found void meanwhile: then nobody looks for messages any more.
-    let awaited = sock.phase() == phase::PAIRED && sock.plain.load(Acquire) == 0;
+    let awaited = sock.phase() == phase::PAIRED && sock.plain.calls() == 0;
     if awaited {
         publish_taken(&sock, slot);
     }
