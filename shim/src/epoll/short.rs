@@ -5,6 +5,7 @@
 use super::reg;
 use super::set::{self, Set};
 use super::share::let_go;
+use super::table;
 use crate::conn::Sock;
 use crate::fds::{self, Meaning};
 use crate::short::Short;
@@ -146,14 +147,18 @@ fn add(set: &'static Set, sock: Sock, event: &epoll_event) {
 
 /// A short connection with that word is about to be entered in full, by `publish`. False: the word has changed.
 pub fn enter(sock: Sock, word: Word, publish: impl FnOnce() -> bool) -> bool {
-    let noted = || note(sock.fd).filter(|_| word.has(REGISTERED));
-    let Some(table) = noted().and_then(Note::set).and_then(Set::known) else {
+    // Whatever set it is in then: one that it was in before may be closed.
+    let own = || Some(table::view(table::own()?)?.table);
+    let Some(table) = word.has(REGISTERED).then(own).flatten() else {
         return publish();
     };
     let held = table.lists.lock();
     let done = publish();
-    if done && let Some((set, event)) = noted().and_then(|note| Some((note.set()?, note.event()))) {
-        add(set, sock, &event);
+    if done
+        && let Some(note) = note(sock.fd)
+        && let Some(set) = note.set()
+    {
+        add(set, sock, &note.event());
     }
     table.lists.unlock(held);
     done
