@@ -145,6 +145,18 @@ pub fn fill(which: impl Fn(c_int) -> bool) {
     }
 }
 
+/// Ends all: the process is about to end, or to become another program, to which nothing of them goes. Where it does not
+/// come to that they are the kernel's alone.
+pub fn ending() {
+    for fd in 0..fds::high().min(FDS as c_int) {
+        if let Some(short) = of(fds::get(fd), fd)
+            && let Some(word) = short.place.word.close(short.age)
+        {
+            end(short.place, word);
+        }
+    }
+}
+
 /// Counts one that has ended.
 #[inline]
 fn end(place: &Place, word: Word) {

@@ -541,3 +541,56 @@ sys.stdin.readline()";
     writeln!(open, "go").unwrap();
     run.finish().ok();
 }
+
+/// A child that ends with such connections, or becomes another program, has none any more, though its parent goes on.
+#[test]
+fn short_connections_end_with_their_process() {
+    if plain_only() {
+        return;
+    }
+    const PROGRAM: &str = "
+import os, socket, sys, time
+l = socket.create_server(('127.0.0.1', 0))
+def pair():
+    a = socket.create_connection(l.getsockname())
+    b, _ = l.accept()
+    a.sendall(b'question'); b.recv(100); b.sendall(b'answer'); a.recv(100)
+    return a, b
+def rounds():
+    for _ in range(50):
+        for end in pair(): end.close()
+        time.sleep(0.001)
+rounds()
+print(l.getsockname()[1], flush=True)
+sys.stdin.readline()
+child = os.fork()
+if child == 0:
+    rounds()
+    ends = [end for _ in range(5) for end in pair()]
+    if sys.argv[1] == 'exec': os.execv('/bin/true', ['true'])
+    os._exit(0)
+os.waitpid(child, 0)
+print('over', flush=True)
+sys.stdin.readline()";
+    for how in ["exit", "exec"] {
+        let lab = Lab::start();
+        let input = lab.dir().join("input");
+        let mut open = process::fifo(&input);
+        let run = lab.shim("python3").policy(tests::Policy::Default);
+        let run = run.arg("-c").arg(PROGRAM).arg(how).stdin(&input).spawn();
+        let said = |word: &str| {
+            let there = || run.stdout().contains(word);
+            assert!(net::wait_until(Duration::from_secs(20), there), "{word}");
+        };
+        said("\n");
+        let before = lab.stats().must("plain");
+        writeln!(open, "go").unwrap();
+        said("over");
+        let rows = lab.sockets().into_iter();
+        let rows: Vec<_> = rows.filter(|row| row.text("mode") == "TCP").collect();
+        assert!(rows.is_empty(), "{how}: {rows:?}");
+        assert_eq!(lab.stats().must("plain") - before, 110, "{how}");
+        writeln!(open, "go").unwrap();
+        run.finish().ok();
+    }
+}

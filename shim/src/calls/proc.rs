@@ -101,6 +101,7 @@ pub fn before_exec(told: Told) -> bool {
     errno::keep(|| {
         let free = escape::known_to(told);
         if free && os::getpid() as u32 == lock::pid() {
+            short::ending();
             for_each(|sock| {
                 if sock.phase() != phase::BARRED || !escape::inheritable(sock) {
                     let _ = close::abandon(sock);
@@ -153,6 +154,7 @@ pub fn exit_now(_status: c_int) {
 /// The process ends, `now` or after what other libraries still do at its exit: others that hold its
 /// connections go on alone.
 pub fn ending(now: bool) {
+    short::ending();
     for_each(|sock| close::at_exit(sock, now));
     ctx::ending();
 }
