@@ -305,9 +305,12 @@ static void on_alarm(int signal)
     alarms++;
 }
 
+/* When the handler has run, and the call sleeps again or is over. */
 static void *writes_later(void *arg)
 {
-    sleep_ms(300);
+    while (!alarms)
+        sleep_ms(1);
+    wait_asleep(getpid());
     MUST(write(*(int *)arg, "late", 4));
     return NULL;
 }
@@ -322,16 +325,11 @@ static void restarted_splice(void)
     for (int flags = SA_RESTART; flags >= 0; flags = flags == 0 ? -1 : 0) {
         struct sigaction action = {.sa_handler = on_alarm, .sa_flags = flags};
         MUST(sigaction(SIGALRM, &action, NULL));
-        struct itimerval soon = {.it_value = {0, 100000}};
-        MUST(setitimer(ITIMER_REAL, &soon, NULL));
-        sigset_t mask;
-        sigemptyset(&mask);
-        sigaddset(&mask, SIGALRM);
-        MUST(pthread_sigmask(SIG_BLOCK, &mask, NULL));
-        pthread_t other = spawn_thread(writes_later, &ends[1]);
-        MUST(pthread_sigmask(SIG_UNBLOCK, &mask, NULL));
+        alarms = 0;
+        pthread_t other = spawn_thread(writes_later, &ends[1]), by = spawn_interruption(SIGALRM);
         R(splice(ends[0], NULL, p.client, NULL, 4, 0));
         join_thread(other);
+        join_thread(by);
         trace("alarms %d", alarms);
         R(read(ends[0], b, flags == 0 ? 64 : 0));
         R(recv(p.server, b, 64, MSG_DONTWAIT));

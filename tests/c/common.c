@@ -377,6 +377,29 @@ pthread_t spawn_asleep(void *(*f)(void *), void *arg)
     return thread;
 }
 
+struct interruption {
+    pthread_t thread;
+    pid_t id;
+    int signal;
+};
+
+static void *run_interruption(void *arg)
+{
+    struct interruption own = *(struct interruption *)arg;
+    free(arg);
+    wait_asleep(own.id);
+    errno = pthread_kill(own.thread, own.signal);
+    MUST(errno ? -1 : 0);
+    return NULL;
+}
+
+pthread_t spawn_interruption(int signal)
+{
+    struct interruption *here = malloc(sizeof *here);
+    *here = (struct interruption){pthread_self(), (pid_t)syscall(SYS_gettid), signal};
+    return spawn_thread(run_interruption, here);
+}
+
 void join_thread(pthread_t thread)
 {
     errno = pthread_join(thread, NULL);

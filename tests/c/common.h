@@ -105,5 +105,7 @@ void join_child(pid_t pid);
 pthread_t spawn_thread(void *(*f)(void *), void *arg);
 /* The same; and waits until the thread sleeps in a call. */
 pthread_t spawn_asleep(void *(*f)(void *), void *arg);
+/* A thread that sends a signal to the calling one when that is asleep. */
+pthread_t spawn_interruption(int signal);
 void join_thread(pthread_t thread);
 #endif

@@ -63,7 +63,8 @@ static void *take_all(void *arg)
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, NULL);
-    sleep_ms(100);
+    while (!signals)
+        sleep_ms(1);
     uint64_t h;
     int error;
     taken = drain(*(int *)arg, &h, &error);
@@ -94,9 +95,9 @@ static void hc_025_long_send(void)
 
 static void *nonblock_later(void *arg)
 {
-    sleep_ms(50);
+    wait_asleep(getpid());
     nonblocking(*(int *)arg, 1);
-    sleep_ms(50);
+    wait_asleep(getpid());
     send_all(((int *)arg)[1], "late", 4);
     return NULL;
 }

@@ -236,7 +236,7 @@ static void *change_later(void *arg)
 {
     struct control *c = arg;
     struct epoll_event e = {.events = EPOLLIN, .data.u32 = 5};
-    sleep_ms(30);
+    wait_asleep(getpid());
     /* Re-armed with bytes there already: the sleeper must wake. */
     MUST(epoll_ctl(c->ep, EPOLL_CTL_MOD, c->fd, &e));
     sleep_ms(60);

@@ -320,7 +320,7 @@ static void fairness(void)
 
 static void *send_later(void *arg)
 {
-    sleep_ms(50);
+    wait_asleep(getpid());
     send_all(*(int *)arg, "late", 4);
     return NULL;
 }
@@ -332,7 +332,7 @@ struct control {
 static void *add_later(void *arg)
 {
     struct control *c = arg;
-    sleep_ms(50);
+    wait_asleep(getpid());
     add(c->ep, c->fd, EPOLLIN, 7);
     return NULL;
 }

@@ -110,8 +110,8 @@ static void leave(void *arg) { (void)arg; }
 
 static void keep_open(void *arg)
 {
-    (void)arg;
-    sleep_ms(300);
+    char b;
+    MUST(read(*(int *)arg, &b, 1));
 }
 
 /* A child that exits, and one that lives on with copies: neither ends the connection early. */
@@ -122,11 +122,14 @@ static void snapshot_child(void)
     join_child(spawn_child('B', leave, NULL));
     R(send(p.client, "one", 3, 0));
     R(recv(p.server, b, 16, 0));
-    pid_t pid = spawn_child('B', keep_open, NULL);
+    int way[2];
+    MUST(pipe(way));
+    pid_t pid = spawn_child('B', keep_open, way);
     R(send(p.client, "two", 3, 0));
     R(recv(p.server, b, 16, 0));
     close(p.client);
     trace("while the child has a copy: %s", mask_name(poll_mask(p.server, POLLIN, 50)));
+    MUST(write(way[1], "x", 1));
     join_child(pid);
     R(recv(p.server, b, 16, 0));
 }

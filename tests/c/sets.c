@@ -7,7 +7,7 @@ struct control {
 
 static void *send_later(void *arg)
 {
-    sleep_ms(50);
+    wait_asleep(getpid());
     send_all(*(int *)arg, "late", 4);
     return NULL;
 }
@@ -15,7 +15,7 @@ static void *send_later(void *arg)
 static void *add_later(void *arg)
 {
     struct control *c = arg;
-    sleep_ms(50);
+    wait_asleep(getpid());
     add(c->ep, c->fd, EPOLLIN, 7);
     return NULL;
 }
@@ -23,7 +23,7 @@ static void *add_later(void *arg)
 static void *modify_later(void *arg)
 {
     struct control *c = arg;
-    sleep_ms(50);
+    wait_asleep(getpid());
     mod(c->ep, c->fd, EPOLLIN, 8);
     return NULL;
 }

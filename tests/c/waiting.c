@@ -285,15 +285,22 @@ static void on_alarm(void (*handler)(int), int flags)
 
 static void alarm_in(int ms) { ualarm(ms * 1000, 0); }
 
+/* Sends when the handler has run, and the call sleeps again. */
 static void *send_after(void *arg)
 {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL);
-    sleep_ms(120);
+    while (!signals)
+        sleep_ms(1);
+    wait_asleep(getpid());
     send_all(*(int *)arg, "late", 4);
     return NULL;
 }
+
+#define INTERRUPTED(call) \
+    do { \
+        pthread_t by = spawn_interruption(SIGALRM); \
+        R(call); \
+        join_thread(by); \
+    } while (0)
 
 static void eintr(void)
 {
@@ -301,31 +308,24 @@ static void eintr(void)
     static char big[8 << 20];
     char b[16];
     on_alarm(count_signal, 0);
-    alarm_in(30);
-    R(recv(p.server, b, 16, 0));
-    alarm_in(30);
-    R(read(p.server, b, 16));
+    INTERRUPTED(recv(p.server, b, 16, 0));
+    INTERRUPTED(read(p.server, b, 16));
     struct pollfd f = {p.server, POLLIN, 0};
-    alarm_in(30);
-    R(poll(&f, 1, 5000));
+    INTERRUPTED(poll(&f, 1, 5000));
     int ep = MUST(epoll_create1(0));
     struct epoll_event e = {.events = EPOLLIN};
     MUST(epoll_ctl(ep, EPOLL_CTL_ADD, p.server, &e));
-    alarm_in(30);
-    R(epoll_wait(ep, &e, 1, 5000));
-    alarm_in(30);
-    R(accept(p.listener, NULL, NULL));
+    INTERRUPTED(epoll_wait(ep, &e, 1, 5000));
+    INTERRUPTED(accept(p.listener, NULL, NULL));
     send_all(p.client, "abc", 3);
-    alarm_in(30);
-    R(recv(p.server, b, 10, MSG_WAITALL));
+    INTERRUPTED(recv(p.server, b, 10, MSG_WAITALL));
     alarm_in(300);
     long n = send(p.client, big, sizeof big, 0);
     trace("partial: %d", n > 0 && n < (long)sizeof big);
     trace("signals %d", signals);
     set_timeout(p.client, SO_RCVTIMEO, 2000);
     on_alarm(count_signal, SA_RESTART);
-    alarm_in(30);
-    R(recv(p.client, b, 1, 0));
+    INTERRUPTED(recv(p.client, b, 1, 0));
 }
 
 static void restart(void)
@@ -334,12 +334,10 @@ static void restart(void)
     char b[16];
     on_alarm(count_signal, SA_RESTART);
     pthread_t t = spawn_thread(send_after, &p.client);
-    alarm_in(30);
-    R(recv(p.server, b, 16, 0));
+    INTERRUPTED(recv(p.server, b, 16, 0));
     join_thread(t);
     struct pollfd f = {p.server, POLLIN, 0};
-    alarm_in(30);
-    R(poll(&f, 1, 5000));
+    INTERRUPTED(poll(&f, 1, 5000));
     trace("signals %d", signals);
 }
 
@@ -350,14 +348,13 @@ static void handler_uses_sockets(void)
     char b[16];
     in_handler = (struct ends){q.client, q.server};
     on_alarm(use_socket, 0);
-    alarm_in(30);
-    R(recv(p.server, b, 16, 0));
+    INTERRUPTED(recv(p.server, b, 16, 0));
     trace("signals %d", signals);
     in_handler = (struct ends){p.client, p.server};
     on_alarm(use_socket, SA_RESTART);
+    signals = 0;
     pthread_t t = spawn_thread(send_after, &p.client);
-    alarm_in(30);
-    R(recv(p.server, b, 16, 0));
+    INTERRUPTED(recv(p.server, b, 16, 0));
     join_thread(t);
     trace("signals %d", signals);
 }
