@@ -1,9 +1,21 @@
 //! seccomp: a process that is about to forbid itself system calls stays on TCP, whose calls are those
 //! that the program makes itself. Ours (eventfd, ppoll, messages to the daemon) could be its death.
 
-use crate::conn::revert;
-use crate::{config, daemon, epoll, errno};
+use crate::conn::{Sock, phase, revert};
+use crate::{clock, config, ctx, daemon, epoll, errno, fds, os};
+use libc::c_int;
 use protocol::reason;
+use std::sync::atomic::{AtomicBool, Ordering::*};
+
+/// Of this process, and of its children.
+static WITHIN: AtomicBool = AtomicBool::new(false);
+
+pub fn within() -> bool {
+    WITHIN.load(Acquire)
+}
+
+/// How long other threads have to make the calls in which they sleep the kernel's.
+const WAIT_NS: u64 = 300_000_000;
 
 /// Before a filter is installed, or strict mode entered.
 pub fn entering() {
@@ -12,5 +24,21 @@ pub fn entering() {
         revert::leave_all(reason::SANDBOX);
         epoll::surrender();
         daemon::leave();
+        // The filter may be for all threads.
+        WITHIN.store(true, Release);
+        let end = clock::now() + WAIT_NS;
+        while fds::socks(0, c_int::MAX).any(asleep) && clock::now() < end {
+            ctx::ring_sleepers();
+            let _ = os::ppoll(&mut [], Some(1_000_000), None);
+        }
     });
+}
+
+fn asleep(sock: Sock) -> bool {
+    sock.phase() == phase::BARRED && sock.sleepers.load(Acquire) != 0
+}
+
+/// Whether a call that sleeps on a connection, and has moved nothing, is to be made anew as the kernel's own.
+pub fn gives_to_kernel(sock: Sock) -> bool {
+    within() && sock.phase() == phase::BARRED
 }

@@ -259,7 +259,25 @@ static void hc_096_setuid(void)
     join_child(pid);
 }
 
-/* Only what a program with an accepted connection needs: everything else is refused. */
+/* Everything but some calls is refused, to this thread or to all. */
+static void allow_only(const int *allowed, int n, unsigned refuse, unsigned threads)
+{
+    struct sock_filter f[64];
+    struct sock_fprog program = {n + 3, f};
+    f[0] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                                        offsetof(struct seccomp_data, nr));
+    for (int i = 0; i < n; i++)
+        f[i + 1] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], n - i, 0);
+    f[n + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, refuse);
+    f[n + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
+    if (threads)
+        MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, threads, &program));
+    else
+        MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+}
+
+/* Only what a program with an accepted connection needs. */
 static void sandbox(unsigned refuse)
 {
     static const int allowed[] = {
@@ -269,17 +287,7 @@ static void sandbox(unsigned refuse)
         SYS_getpid, SYS_gettid, SYS_nanosleep, SYS_clock_nanosleep, SYS_futex, SYS_fcntl,
         SYS_shutdown, SYS_getsockopt, SYS_ioctl, SYS_madvise, SYS_sched_yield, SYS_clock_gettime,
         SYS_restart_syscall};
-    enum { N = sizeof allowed / sizeof *allowed };
-    struct sock_filter f[N + 3];
-    f[0] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
-                                        offsetof(struct seccomp_data, nr));
-    for (int i = 0; i < N; i++)
-        f[i + 1] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, allowed[i], N - i, 0);
-    f[N + 1] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, refuse);
-    f[N + 2] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
-    struct sock_fprog program = {N + 3, f};
-    MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0));
-    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program));
+    allow_only(allowed, sizeof allowed / sizeof *allowed, refuse, 0);
 }
 
 struct jailed {
@@ -335,6 +343,91 @@ static void jail(int refuse)
     }
 }
 
+static void *echoes(void *arg)
+{
+    char b[100];
+    for (long n; (n = read(*(int *)arg, b, sizeof b)) > 0;)
+        if (write(*(int *)arg, b, n) != n)
+            _exit(91);
+    _exit(close(*(int *)arg));
+}
+
+static void echoes_in_sandbox(void *arg)
+{
+    static const int allowed[] = {SYS_read, SYS_write, SYS_close, SYS_exit_group, SYS_pause};
+    int s = MUST(accept(*(int *)arg, NULL, NULL));
+    warm_server(s);
+    spawn_asleep(echoes, &s);
+    allow_only(allowed, sizeof allowed / sizeof *allowed, SECCOMP_RET_KILL_PROCESS,
+               SECCOMP_FILTER_FLAG_TSYNC);
+    for (;;)
+        pause();
+}
+
+/* A filter for all threads while one of them sleeps in a read: its calls are its own from there on. */
+static void hc_117_seccomp_threads(void)
+{
+    int l = listener(4), good = 0;
+    pid_t pid = spawn_child('B', echoes_in_sandbox, &l);
+    int c = connect_to(l);
+    char path[64], out[100], in[100];
+    warm_client(c);
+    snprintf(path, sizeof path, "/proc/%d/status", pid);
+    for (int within = 0; !within; sleep_ms(2)) {
+        static char text[4096];
+        int f = MUST(open(path, O_RDONLY));
+        text[MUST(read(f, text, sizeof text - 1))] = 0;
+        within = strstr(text, "Seccomp:\t2") != NULL;
+        close(f);
+    }
+    for (int i = 0; i < 50; i++) {
+        fill(out, sizeof out, 8, i);
+        send_all(c, out, sizeof out);
+        recv_all(c, in, sizeof in);
+        good += memcmp(in, out, sizeof in) == 0;
+    }
+    trace("%d good", good);
+    MUST(shutdown(c, SHUT_WR));
+    R(recv(c, in, 1, 0));
+    join_child(pid);
+}
+
+static void echoes_strictly(void *arg)
+{
+    struct pair *p = arg;
+    char b[100];
+    close(p->client);
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT));
+    for (long n; (n = read(p->server, b, sizeof b)) > 0;)
+        if (write(p->server, b, n) != n)
+            break;
+    syscall(SYS_exit, 7);
+}
+
+/* read, write and exit alone are left, on a connection with and without traffic before. */
+static void hc_117_seccomp_strict(void)
+{
+    for (int warmed = 0; warmed < 2; warmed++) {
+        struct pair p = warmed ? warm_pair() : connected();
+        char out[100], in[100];
+        int good = 0;
+        pid_t pid = spawn_child('B', echoes_strictly, &p);
+        close(p.server);
+        for (int i = 0; i < 50; i++) {
+            fill(out, sizeof out, 9, i);
+            send_all(p.client, out, sizeof out);
+            recv_all(p.client, in, sizeof in);
+            good += memcmp(in, out, sizeof in) == 0;
+        }
+        trace("%d good", good);
+        MUST(shutdown(p.client, SHUT_WR));
+        R(recv(p.client, in, 1, 0));
+        join_child(pid);
+        close(p.client);
+        close(p.listener);
+    }
+}
+
 static void hc_117_seccomp_errno(void) { jail(0); }
 static void hc_117_seccomp_kill(void) { jail(1); }
 
@@ -344,4 +437,6 @@ MAIN({"hc_082_two_writers", hc_082_two_writers},
      {"hc_090_closes_everything", hc_090_closes_everything}, {"hc_091_numbers", hc_091_numbers},
      {"hc_093_little_memory", hc_093_little_memory}, {"hc_095_chroot", hc_095_chroot},
      {"hc_096_setuid", hc_096_setuid}, {"hc_117_seccomp_errno", hc_117_seccomp_errno},
-     {"hc_117_seccomp_kill", hc_117_seccomp_kill})
+     {"hc_117_seccomp_kill", hc_117_seccomp_kill},
+     {"hc_117_seccomp_threads", hc_117_seccomp_threads},
+     {"hc_117_seccomp_strict", hc_117_seccomp_strict})

@@ -312,6 +312,8 @@ cases! { hc_process:
     hc_096_setuid Any,
     hc_117_seccomp_errno Any,
     hc_117_seccomp_kill Any,
+    hc_117_seccomp_threads Fast,
+    hc_117_seccomp_strict Fast,
 }
 
 cases! { hc_runtime:

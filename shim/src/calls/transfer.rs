@@ -6,7 +6,7 @@ use crate::conn::tx::{self, Put, Source};
 use crate::conn::{Sock, claim, flag, kept, phase, ready, revert};
 use crate::fds::{self, Meaning};
 use crate::wait::{self, Wake, Want};
-use crate::{clock, errno, os, signals};
+use crate::{clock, errno, os, sandbox, signals};
 use libc::{c_int, ssize_t};
 use protocol::reason;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -137,8 +137,16 @@ impl Patience {
             Wake::Urgent => self.urgent = true,
             Wake::Ready => {}
         }
+        if done == 0 && sandbox::gives_to_kernel(sock) && deadline.is_none() && self.named() {
+            return Err(Stop::Anew);
+        }
         self.sock = kept::again(sock).ok_or(Stop::Closed)?;
         Ok(())
+    }
+
+    /// Whether the number means the connection still.
+    fn named(&self) -> bool {
+        matches!(fds::decode(fds::get(self.fd), self.fd), Meaning::Conn(now) if std::ptr::eq(now.conn, self.sock.conn))
     }
 
     /// A signal has interrupted the call, and the kernel begins it anew, with what holds by now.

@@ -1,7 +1,7 @@
 //! The end of a connection in this process and in the family.
 
 use super::{Conn, Sock, claim, flag, kept, passed, phase, revert, rx, tx};
-use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace};
+use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, sandbox, trace};
 use protocol::reason;
 use protocol::shm::cdc;
 use protocol::shm::pair::Carrier;
@@ -185,7 +185,7 @@ pub fn finish(conn: &Conn) {
     trace::end(conn);
     lgr::leave(conn.index(), generation);
     let sndbuf = conn.tx.sndbuf.swap(0, AcqRel);
-    if sndbuf != 0 {
+    if sndbuf != 0 && !sandbox::within() {
         os::munmap(sndbuf as *mut u8, conn.tx.size.load(Relaxed) as usize);
     }
     if let Some(table) = family::table() {

@@ -52,7 +52,9 @@ super::rows! {
          "programs_sql::mariadb" "hooks::uring"] "";
     117 P1 Tcp "seccomp sandboxes"
         ["differential::hc_process::hc_117_seccomp_errno"
-         "differential::hc_process::hc_117_seccomp_kill"] "";
+         "differential::hc_process::hc_117_seccomp_kill"
+         "differential::hc_process::hc_117_seccomp_threads"
+         "differential::hc_process::hc_117_seccomp_strict"] "";
     118 P1 Same "security modules, noexec mounts"
         ["surroundings::hc_118_nothing_executable"]
         "No code is patched and no helper started; the memory files are sealed against execution. From a noexec mount the loader takes no library: TCP. The test machine has no security module to confine a program with; what one must allow is a Unix socket, memfds, eventfds and passing them on.";
