@@ -201,7 +201,9 @@ pub fn compare_with(binary: PathBuf, case: &str, carrier: Carrier, dress: impl F
 
 #[track_caller]
 fn trace(run: Run, case: &str) -> String {
-    let limit = Duration::from_secs(45);
+    // Under a sanitizer each call takes ten times as long.
+    let sanitized = std::env::var_os("SMCLO_TEST_PRELOAD").is_some();
+    let limit = Duration::from_secs(if sanitized { 240 } else { 45 });
     run.arg(case).limit(limit).finish().ok()
 }
 
