@@ -401,6 +401,93 @@ static void few_bytes_before_reset(void)
     trace("%d good", good);
 }
 
+static void *read_once(void *fd)
+{
+    char b[64];
+    R(recv(*(int *)fd, b, sizeof b, 0));
+    return NULL;
+}
+
+static int many, go[2];
+
+/* A receive, or a poll of so many descriptors. */
+static void *late_one(void *fd)
+{
+    actor('B');
+    if (many == 0)
+        return read_once(fd);
+    struct pollfd list[100] = {{*(int *)fd, POLLIN, 0}};
+    for (int i = 1; i < many; i++)
+        list[i] = (struct pollfd){go[0], POLLIN, 0};
+    R(poll(list, many, -1) > 0);
+    return NULL;
+}
+
+static void *read_much(void *fd)
+{
+    static char got[20000];
+    actor('C');
+    recv_all(*(int *)fd, got, sizeof got);
+    trace("%d", hash(HASH_START, got, sizeof got) == hash_of_stream(6, sizeof got));
+    return NULL;
+}
+
+/* A call is under way on a connection that another thread closes, and ends when a later connection has come in
+ * its place: with another thread's call under way there, which is not over. `known`: by a duplicate; `between`:
+ * descriptors that had the number between the two; `polled`: in a poll of so many. */
+static void late_call(int known, int between, int polled)
+{
+    many = polled;
+    MUST(pipe(go));
+    struct pair old = connected();
+    int l = listener(8), number = old.server;
+    if (known)
+        MUST(close(MUST(dup(old.server))));
+    pthread_t late = spawn_asleep(late_one, &number);
+    MUST(close(old.server));
+    for (int i = 0; i < between; i++)
+        MUST(close(tcp_socket()));
+    struct pair p = {.listener = l, .client = connect_to(l)};
+    p.server = MUST(accept(l, NULL, NULL));
+    trace("same number: %d", p.client == number);
+    if (known)
+        MUST(close(MUST(dup(p.client))));
+    pthread_t reader = spawn_asleep(read_much, &p.client);
+    MUST(close(old.client));
+    MUST(write(go[1], "", 1));
+    join_thread(late);
+    for (int i = 0; i < 64; i++) {
+        send_all(p.client, big, 3000);
+        recv_all(p.server, big, 3000);
+        sleep_ms(1);
+    }
+    fill(big, 20000, 6, 0);
+    for (int i = 0; i < 20; i++) {
+        send_all(p.server, big + i * 1000, 1000);
+        sleep_ms(1);
+    }
+    join_thread(reader);
+    close_pair(&p);
+    close(old.listener);
+    close(go[0]);
+    close(go[1]);
+}
+
+static void late_calls(void)
+{
+    for (int known = 0; known < 2; known++) {
+        late_call(known, 0, 0);
+        late_call(known, 31, 0);
+    }
+}
+
+static void late_polls(void)
+{
+    for (int known = 0; known < 2; known++)
+        for (int polled = 2; polled <= 100; polled += 98)
+            late_call(known, 0, polled);
+}
+
 MAIN({"few_bytes_before_reset", few_bytes_before_reset}, {"queue_1mb_and_close", queue_1mb_and_close}, {"half_close", half_close},
      {"shutdown_read", shutdown_read}, {"shut_for_reading", shut_for_reading},
      {"unread_data", unread_data},
@@ -408,4 +495,4 @@ MAIN({"few_bytes_before_reset", few_bytes_before_reset}, {"queue_1mb_and_close",
      {"own_shutdown_pipe", own_shutdown_pipe}, {"default_sigpipe", default_sigpipe},
      {"data_survives_exit", data_survives_exit}, {"linger_zero", linger_zero},
      {"duplicates", duplicates}, {"dup2_over", dup2_over}, {"close_range_all", close_range_all},
-     {"close_both", close_both})
+     {"close_both", close_both}, {"late_calls", late_calls}, {"late_polls", late_polls})

@@ -96,6 +96,8 @@ cases! { closing:
     dup2_over Fast,
     close_range_all Fast,
     close_both Fast,
+    late_calls Any,
+    late_polls Any,
 }
 
 cases! { polling:

@@ -20,4 +20,5 @@ pub mod sockopt;
 pub mod stdio;
 pub mod transfer;
 pub mod uring;
+pub mod waits;
 pub mod way;

@@ -1,10 +1,9 @@
 //! poll and select, called for every call of the program.
 
-use crate::calls::way::{self, Call};
-use crate::conn::phase;
-use crate::fds::{self, Entry, Meaning};
+use crate::calls::waits;
+use crate::fds::{self, Meaning};
 use crate::pollset;
-use crate::{clock, errno, os, real, short, wait};
+use crate::{clock, errno, os, real, wait};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
 const NOTHING: pollfd = pollfd {
@@ -39,10 +38,13 @@ unsafe fn polling(
     }
     // SAFETY: likewise.
     let list = unsafe { std::slice::from_raw_parts_mut(fds, count as usize) };
-    if let Some(entered) = Entered::plain(list, timeout) {
-        let n = kernel();
-        entered.leave(list);
-        return n;
+    if !pollset::prepare(list) {
+        if timeout == Some(0) {
+            return kernel();
+        }
+        if let Ok(n) = waits::during(list, kernel) {
+            return n;
+        }
     }
     let mask = (!mask.is_null()).then_some(mask);
     let result = if list.len() < pollset::SHORT {
@@ -65,62 +67,6 @@ unsafe fn polling(
     match result {
         Ok(n) => n as c_int,
         Err(e) => errno::fail(e),
-    }
-}
-
-/// The connections of a list for which a thread waits in the kernel, each noted there; 0: none.
-struct Entered([Entry; pollset::SHORT]);
-
-impl Entered {
-    /// `None`: one of them is careful.
-    fn plain(list: &[pollfd], timeout: Option<u64>) -> Option<Entered> {
-        let mut entered = Entered([0; pollset::SHORT]);
-        if pollset::prepare(list) {
-            return None;
-        }
-        if timeout == Some(0) {
-            return Some(entered);
-        }
-        for (i, one) in list.iter().enumerate() {
-            let Some(entry) = enter(one.fd, list.len() <= pollset::SHORT) else {
-                entered.leave(list.get(..i)?);
-                return None;
-            };
-            if let Some(place) = entered.0.get_mut(i) {
-                *place = entry;
-            }
-        }
-        Some(entered)
-    }
-
-    fn leave(&self, list: &[pollfd]) {
-        if list.len() > pollset::SHORT {
-            // As far as the numbers mean what they did.
-            let socks = list.iter().filter_map(|one| fds::sock(one.fd));
-            return socks.for_each(|sock| Call::begun(sock).leave());
-        }
-        for (one, entry) in list.iter().zip(self.0).filter(|(_, entry)| *entry != 0) {
-            match short::of(entry, one.fd) {
-                Some(short) => short.waited(),
-                None => fds::sock_of(entry, one.fd)
-                    .into_iter()
-                    .for_each(|sock| Call::begun(sock).leave()),
-            }
-        }
-    }
-}
-
-/// Gives the entry of the connection, if it was entered, else 0. `None`: it has become careful.
-fn enter(fd: c_int, may_be_short: bool) -> Option<Entry> {
-    let entry = fds::get(fd);
-    if may_be_short && short::enter(entry, fd).is_some() {
-        return Some(entry);
-    }
-    match fds::decode(entry, fd) {
-        Meaning::Conn(sock) if sock.phase() == phase::PLAIN => {
-            way::enter(sock).map(|_| fds::conn_entry(sock.conn))
-        }
-        _ => Some(0),
     }
 }
 
@@ -253,13 +199,13 @@ unsafe fn selecting_from(
     mask: *const sigset_t,
     kernel: impl FnOnce() -> c_int,
 ) -> c_int {
-    if let Some(entered) = Entered::plain(list, timeout) {
-        let n = kernel();
-        entered.leave(list);
-        return n;
-    }
+    let by_kernel = match (pollset::prepare(list), timeout) {
+        (true, _) => Err(kernel),
+        (false, Some(0)) => Ok(kernel()),
+        (false, _) => waits::during(list, kernel),
+    };
     // SAFETY: as for the sets.
-    unsafe { select_careful(list, sets, timeout, mask, kernel) }
+    by_kernel.unwrap_or_else(|kernel| unsafe { select_careful(list, sets, timeout, mask, kernel) })
 }
 
 /// # Safety
@@ -493,43 +439,3 @@ const FEW: nfds_t = 256;
 
 /// More descriptors than any process can have: the kernel refuses such a call.
 const MOST: nfds_t = 1 << 20;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::conn::close;
-    use crate::family;
-    use protocol::short::{CONNECTED, FDS};
-
-    /// A poll goes on while its connection is closed, and another comes to the number: it is not taken off that one's
-    /// calls.
-    #[test]
-    fn a_wait_outlasts_its_connection() {
-        let fd = FDS as c_int - 4;
-        while !short::begin(fd, CONNECTED) {
-            std::thread::yield_now();
-        }
-        let list = [pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        }];
-        let Some(entered) = Entered::plain(&list, None) else {
-            unreachable!("a plain connection")
-        };
-        assert!(short::of(fds::get(fd), fd).is_some_and(short::Short::close));
-        assert!(!short::begin(fd, CONNECTED));
-        let next = family::allocate().filter(|conn| fds::put_conn(fd, conn));
-        let Some(sock) = next.and_then(|_| fds::sock(fd)) else {
-            unreachable!("a connection in full")
-        };
-        assert!(way::enter(sock).is_some());
-        entered.leave(&list);
-        assert_eq!(sock.plain.calls(), 1);
-        assert_eq!(fds::drop_conn(sock), Some(0));
-        assert!(sock.life().leave());
-        close::finish(sock.conn);
-        assert!(short::begin(fd, 0));
-        assert!(short::of(fds::get(fd), fd).is_some_and(short::Short::close));
-    }
-}
