@@ -201,6 +201,11 @@ cases! { process:
     passed_on Any,
 }
 
+cases! { leaving:
+    forks Fast,
+    programs Fast,
+}
+
 cases! { odd:
     by_number Fast,
     past_the_library Any,

@@ -7,7 +7,8 @@ super::rows! {
         ["differential::hc_process::hc_082_two_writers" "differential::process::both_share"]
         "While two processes hold it, a connection is not claimed; one that is on a ring stays there.";
     83 P0 Same "fork for a snapshot; the child leaves by _exit"
-        ["differential::process::snapshot_child" "programs_store::snapshot_under_load"
+        ["differential::process::snapshot_child" "differential::leaving::forks"
+         "programs_store::snapshot_under_load"
          "programs_store::replication_diskless"] "";
     84 P0 Same "vfork, posix_spawn, clone with shared memory, system, popen"
         ["differential::hc_process::hc_084_shared_memory_children" "differential::process::spawned"
@@ -16,7 +17,7 @@ super::rows! {
         ["surroundings::hc_085_inetd_with_the_library" "differential::process::inetd_cat"
          "differential::process::exec_with_unread" "differential::passing::exec_asleep"] "";
     86 P1 Tcp "exec with a connection, into a program without it"
-        ["surroundings::hc_086_inetd_static" "differential::process::inetd_cat"] "";
+        ["surroundings::hc_086_inetd_static" "differential::leaving::programs" "differential::process::inetd_cat"] "";
     87 P1 Limit "connections passed on by SCM_RIGHTS; taken by pidfd_getfd"
         ["differential::process::passed_on" "differential::passing::unread"
          "differential::passing::in_use" "differential::passing::sender_keeps"
