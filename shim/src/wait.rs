@@ -35,18 +35,43 @@ pub enum Wake {
 /// Sleep of a context that the peer could not be told of.
 pub const BLIND_NS: u64 = 1_000_000;
 
-/// Enters `ctx` in the list that the peer looks at after it has published. False: no room.
+/// Enters `ctx` in the list that the peer looks at after it has published; where there is no peer yet, for
+/// [`introduce`]. False: no room.
 pub fn watch(conn: &Conn, ctx: Ctx) -> bool {
-    let Some(group) = lgr::get(conn.lgr.load(Relaxed)) else {
-        return false;
+    let held = conn.watch_lock.lock();
+    let done = announce(conn, ctx) && replace(conn, 0, ctx.number as u16 + 1);
+    conn.watch_lock.unlock(held);
+    done
+}
+
+/// Lets the peer, if there is one, have the doorbell of `ctx`. The caller holds the lock of the list.
+fn announce(conn: &Conn, ctx: Ctx) -> bool {
+    let Some(peer) = conn.peer() else {
+        return true;
     };
-    if !group.announce(ctx) {
-        return false;
+    peer.hint.store(conn.index() % HINTS, Relaxed);
+    lgr::get(conn.lgr.load(Relaxed)).is_some_and(|group| group.announce(ctx))
+}
+
+/// The connection has come to have a peer, who is to wake those as well who sleep already: what has come over TCP since
+/// may have woken them, and was taken by another thread before they looked.
+pub fn introduce(conn: &Conn) {
+    let Some(peer) = conn.peer() else { return };
+    let held = conn.watch_lock.lock();
+    for (own, published) in conn.watchers.iter().zip(&peer.watchers) {
+        let word = own.load(Relaxed);
+        for shift in [0, 16, 32, 48] {
+            let entry = (word >> shift) as u16 & !COLD;
+            if let Some(ctx) = u32::from(entry).checked_sub(1).and_then(ctx::own)
+                && !announce(conn, ctx)
+            {
+                // It has to look for itself from time to time.
+                ctx.ring();
+            }
+        }
+        published.store(word, SeqCst);
     }
-    if let Some(peer) = conn.peer() {
-        peer.hint.store(conn.index() % HINTS, Relaxed);
-    }
-    edit_watchers(conn, 0, ctx.number as u16 + 1)
+    conn.watch_lock.unlock(held);
 }
 
 /// Whether `ctx` is in the list already.
@@ -83,25 +108,28 @@ pub fn call_cold(conn: &Conn, ctx: Ctx, cold: bool) -> bool {
 
 /// Replaces one entry `from` of the list by `to`.
 fn edit_watchers(conn: &Conn, from: u16, to: u16) -> bool {
-    let Some(peer) = conn.peer() else {
-        return false;
-    };
     let held = conn.watch_lock.lock();
-    let mut done = false;
-    'all: for (own, published) in conn.watchers.iter().zip(&peer.watchers) {
+    let done = replace(conn, from, to);
+    conn.watch_lock.unlock(held);
+    done
+}
+
+/// The caller holds the lock of the list.
+fn replace(conn: &Conn, from: u16, to: u16) -> bool {
+    for (i, own) in conn.watchers.iter().enumerate() {
         let word = own.load(Relaxed);
         for shift in [0, 16, 32, 48] {
             if (word >> shift) as u16 == from {
                 let word = word & !(0xffff << shift) | u64::from(to) << shift;
                 own.store(word, Relaxed);
-                published.store(word, SeqCst);
-                done = true;
-                break 'all;
+                if let Some(published) = conn.peer().and_then(|peer| peer.watchers.get(i)) {
+                    published.store(word, SeqCst);
+                }
+                return true;
             }
         }
     }
-    conn.watch_lock.unlock(held);
-    done
+    false
 }
 
 /// Whether looking at the connection could bring something, judged without a lock.
@@ -363,11 +391,11 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
         cap(ns);
     }
     sock.sleepers.fetch_add(1, AcqRel);
-    // Also before there is a peer who could ring: see `kept::settle`.
+    // Also before there is a peer who could ring: see `kept::settle`, `introduce`.
     let ctx = ctx::take();
-    let paired = sock.phase() == phase::PAIRED;
-    let watched = paired && ctx.is_some_and(|ctx| watch(sock.conn, ctx));
-    if paired && !watched {
+    let may_ring = sock.phase() != phase::BARRED;
+    let watched = may_ring && ctx.is_some_and(|ctx| watch(sock.conn, ctx));
+    if may_ring && !watched {
         cap(BLIND_NS);
     }
     let asked = match want {
@@ -430,5 +458,34 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
             os::sleep_ns(limit.map_or(BLIND_NS, |ns| ns.min(BLIND_NS)));
             Wake::Ready
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::family;
+    use protocol::shm::ring::DmbHeader;
+
+    /// Who sleeps when the connection gets its peer is known to that from then on.
+    #[test]
+    fn a_peer_hears_of_who_sleeps_already() {
+        assert!(family::ready());
+        let (Some(conn), Some(ctx)) = (family::allocate(), ctx::take()) else {
+            unreachable!("room for both")
+        };
+        let peer = DmbHeader::default();
+        let published = || peer.watchers.iter().map(|word| word.load(Relaxed)).sum();
+        assert!(watch(conn, ctx) && watches(conn, ctx));
+        conn.attach(std::ptr::null(), std::ptr::null(), (&raw const peer).cast());
+        introduce(conn);
+        assert_eq!(u64::from(ctx.number) + 1, published());
+        unwatch(conn, ctx);
+        assert_eq!(0u64, published());
+        assert!(!watches(conn, ctx));
+        conn.attach(std::ptr::null(), std::ptr::null(), std::ptr::null());
+        ctx.give_back();
+        conn.holders.store(0, Relaxed);
+        crate::conn::close::finish(conn);
     }
 }

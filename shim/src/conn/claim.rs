@@ -3,7 +3,7 @@
 
 use super::{Conn, Sock, close, flag, hope, kept, life, phase, step};
 use crate::config::{self, Policy};
-use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace, uring};
+use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, trace, uring, wait};
 use protocol::ctl::{self, Claim, DmbPlace, Endpoint, Paired, Refused};
 use protocol::ids::Role;
 use protocol::reason;
@@ -537,6 +537,7 @@ fn install(m: &Paired, group: u32, conn: &Conn) -> bool {
         conn.attach(slot, own, peer);
         lgr::join(conn, group);
     }
+    wait::introduce(conn);
     if !conn.change_phase(phase::CLAIMED, phase::PAIRED) {
         if kept {
             return false;

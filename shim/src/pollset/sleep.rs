@@ -65,9 +65,7 @@ impl Polled<'_> {
             blind |= self.held.get(i).is_some_and(|held| held.blind(one, sock));
             if let Some(ctx) = ctx {
                 // Once, however often the connection is in the list.
-                blind |= sock.slot().is_some()
-                    && !wait::watches(sock.conn, ctx)
-                    && !wait::watch(sock.conn, ctx);
+                blind |= !wait::watches(sock.conn, ctx) && !wait::watch(sock.conn, ctx);
             }
             if sock.tx_ring() && one.events & ready::OUT != 0 {
                 tx::want_room(sock);
