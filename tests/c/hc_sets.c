@@ -484,6 +484,7 @@ static void hc_080_odd_bits(void)
     R(epoll_create(0));
     R(epoll_create1(77));
     R(epoll_wait(ep, (void *)16, 4, 0));
+    R(epoll_pwait2(ep, &e, 1, (void *)16, NULL));
     R(epoll_wait(-1, &e, 1, 0));
 }
 

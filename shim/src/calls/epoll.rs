@@ -181,6 +181,9 @@ pub unsafe fn pwait2(
 ) -> c_int {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::epoll_pwait2(epfd, events, max, timeout, mask) };
+    if !timeout.is_null() && iov::wild(timeout.cast(), size_of::<timespec>()) {
+        return kernel();
+    }
     // SAFETY: null or the program's own.
     let left = match unsafe { timeout.as_ref() } {
         None => None,
