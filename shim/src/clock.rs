@@ -1,7 +1,7 @@
 //! Time for deadlines (monotonic nanoseconds) and for spinning (time-stamp counter).
 
 use crate::os;
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
 
 /// Monotonic nanoseconds.
 pub fn now() -> u64 {
@@ -21,7 +21,7 @@ pub fn ticks() -> u64 {
 }
 
 static START: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-static PER_US: AtomicU64 = AtomicU64::new(0);
+static PER_US: AtomicU32 = AtomicU32::new(0);
 
 /// Notes the start of the measurement of the counter's rate.
 pub fn start() {
@@ -32,10 +32,10 @@ pub fn start() {
 /// Ticks in a microsecond.
 #[inline]
 pub fn per_us() -> u64 {
-    match PER_US.load(Relaxed) {
+    u64::from(match PER_US.load(Relaxed) {
         0 => measure(),
         n => n,
-    }
+    })
 }
 
 /// Nanoseconds since `began` of the time-stamp counter; a thousandth less rather than more.
@@ -44,12 +44,12 @@ pub fn ns_since(began: u64) -> u64 {
     (ticks.max(0) as u64).saturating_mul(1000) / (per_us() + 1)
 }
 
-fn measure() -> u64 {
+fn measure() -> u32 {
     let (t0, n0) = (START[0].load(Relaxed), START[1].load(Relaxed));
     let (t, n) = (ticks(), now());
     // Before a millisecond has passed the quotient is rough: take it, but do not keep it.
     let us = (n.saturating_sub(n0) / 1000).max(1);
-    let rate = (t.saturating_sub(t0) / us).clamp(500, 10_000);
+    let rate = (t.saturating_sub(t0) / us).clamp(500, 10_000) as u32;
     if us >= 1000 {
         PER_US.store(rate, Relaxed);
     }

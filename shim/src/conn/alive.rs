@@ -25,7 +25,7 @@ pub fn lately(conn: &Conn) -> bool {
     let now = clock::ticks();
     let lately = now.wrapping_sub(tx.looked.load(Relaxed)) < clock::per_us() * LOOK_US;
     let trust = tx.trust.load(Relaxed);
-    let pace = now.wrapping_sub(tx.clocked.load(Relaxed)) / u64::from(trust + 1);
+    let pace = now.wrapping_sub(tx.clocked.load(Relaxed)) / (u64::from(trust) + 1);
     let trust = match lately && pace < clock::per_us() * BURST_US {
         true => (trust * 2 + u32::from(trust == 0)).min(TRUST_MAX),
         false => 0,
