@@ -50,25 +50,41 @@ static void own_namespace(void)
     R(recv(p.server, b, 16, 0));
 }
 
-/* As inetd does it: the connection becomes 0 and 1 of another program; bytes have come before. */
+enum { EARLY = 96 << 10, LATER = 1 << 20 };
+
+/* More than fits, while its echo is received. */
+static void *send_later(void *fd)
+{
+    static char b[LATER];
+    fill(b, sizeof b, 9, EARLY);
+    send_all(*(int *)fd, b, sizeof b);
+    return NULL;
+}
+
+/* As inetd does it: the connection becomes 0 and 1 of another program, a cat; bytes have come before. */
 static void inetd(void)
 {
     for (int i = 0; i < 3; i++) {
         struct pair p = i ? warm_pair() : connected();
+        static char all[EARLY + LATER];
         char b[64] = "";
-        send_all(p.client, "early", 5);
+        fill(all, EARLY, 9, 0);
+        send_all(p.client, all, EARLY);
         poll_mask(p.server, POLLIN, 1000);
         pid_t pid = MUST(fork());
         if (pid == 0) {
             MUST(dup2(p.server, 0));
             MUST(dup2(p.server, 1));
             close_range(3, ~0u, 0);
-            execl(getenv("PLUGIN"), "echo", NULL);
+            execl(getenv("PLUGIN"), "cat", NULL);
             _exit(96);
         }
         close(p.server);
-        recv_all(p.client, b, 5);
-        trace("%s", b);
+        pthread_t sender = spawn_thread(send_later, &p.client);
+        memset(all, 0, sizeof all);
+        recv_all(p.client, all, sizeof all);
+        join_thread(sender);
+        trace("all the same: %d", hash(HASH_START, all, sizeof all) == hash_of_stream(9, sizeof all));
         for (int k = 0; k < 50; k++) {
             char out[50];
             fill(out, sizeof out, 9, k);

@@ -209,32 +209,43 @@ fn gawk_over_stdio() {
     stage.lab.assert_clean();
 }
 
-/// inetd's way: a program on descriptors 0 and 1 for each connection.
+/// inetd's way: socat starts a program for each connection. What comes back is the same as what was sent.
+fn inetd(stage: &Stage, program: &str) {
+    let port = net::free_port();
+    let server = stage
+        .run("socat")
+        .arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr"))
+        .arg(format!("EXEC:{program}"))
+        .spawn()
+        .listening(port);
+    let (sample, sent) = stream::sample(32);
+    for i in 0..3 {
+        let back = stage.dir().join(format!("back{i}"));
+        stage
+            .run("socat")
+            .args(["-t", "60", "-", &format!("TCP:127.0.0.1:{port}")])
+            .stdin(&sample)
+            .stdout(&back)
+            .finish()
+            .ok();
+        assert_eq!(stream::hash_file(&back), (32 << 20, sent), "{program}");
+    }
+    server.stop();
+}
+
+/// The program has the connection itself, as descriptors 0 and 1.
 #[test]
 fn socat_exec() {
-    let stage = same(|stage| {
-        let port = net::free_port();
-        let server = stage
-            .run("socat")
-            .arg(format!("TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr"))
-            .arg("EXEC:cat,nofork")
-            .spawn()
-            .listening(port);
-        let (sample, _) = stream::sample(32);
-        let mut results = Vec::new();
-        for i in 0..3 {
-            let back = stage.dir().join(format!("back{i}"));
-            stage
-                .run("socat")
-                .args(["-t", "60", "-", &format!("TCP:127.0.0.1:{port}")])
-                .stdin(&sample)
-                .stdout(&back)
-                .finish()
-                .ok();
-            results.push(stream::hash_file(&back));
-        }
-        server.stop();
-        results
-    });
-    stage.lab.assert_clean();
+    for program in ["cat,nofork", "/bin/busybox cat,nofork"] {
+        let stage = same(|stage| inetd(stage, program));
+        stage.lab.assert_clean();
+    }
+}
+
+/// socat keeps the connection, and the program has a socket of the Unix kind.
+#[test]
+fn socat_exec_between() {
+    for program in ["cat", "/bin/busybox cat"] {
+        same_and_fast(|stage| inetd(stage, program));
+    }
 }

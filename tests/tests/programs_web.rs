@@ -125,11 +125,12 @@ fn curl_keep_alive() {
     let server = nginx(&lab, port, 1, "location / { return 200 \"$uri\\n\"; }");
     let got = lab
         .eager("curl")
-        .words(&format!("-sS http://127.0.0.1:{port}/[1-200]"))
+        .words(&format!("-sS http://127.0.0.1:{port}/[1-2000]"))
         .finish()
         .ok();
-    let expected: String = (1..=200).map(|i| format!("/{i}\n")).collect();
+    let expected: String = (1..=2000).map(|i| format!("/{i}\n")).collect();
     assert_eq!(got, expected);
     server.stop();
+    lab.assert_share(MOST);
     lab.assert_clean();
 }

@@ -198,11 +198,11 @@ fn hc_113_static_program() {
     lab.assert_clean();
 }
 
-/// A program that the library is not preloaded into takes a connection over, as from inetd.
+/// A program takes a connection over, as from inetd: one that is on a ring, with bytes unread on it.
 #[track_caller]
 fn inetd(program: &Path) {
     let starter = ccase::compile("loader");
-    ccase::compare_with(starter, "inetd", Carrier::Any, |run| {
+    ccase::compare_with(starter, "inetd", Carrier::Fast, |run| {
         run.env("PLUGIN", program)
     });
 }
@@ -215,6 +215,20 @@ fn hc_085_inetd_with_the_library() {
 #[test]
 fn hc_086_inetd_static() {
     inetd(&ccase::build("echo", &[], "-O1 -static"));
+}
+
+#[test]
+fn hc_086_inetd_busybox() {
+    let program = Path::new("/bin/busybox");
+    assert!(program.exists(), "busybox: run scripts/install-deps");
+    // The loader of one that is not static would list its libraries instead of starting it.
+    let asked = Lab::without_daemon()
+        .plain(program)
+        .args(["echo", "static"])
+        .env("LD_TRACE_LOADED_OBJECTS", "1")
+        .finish();
+    assert_eq!(asked.ok(), "static\n");
+    inetd(program);
 }
 
 /// The loader ignores LD_PRELOAD for a program that runs as another user than its caller.
@@ -258,12 +272,22 @@ fn hc_116_uring_server() {
     if let Some(stats) = with_uring("server") {
         // The server has its connection from the kernel alone: nobody claims that end.
         assert!(stats.fallbacks(reason::NO_PEER_YET) > 0, "{}", stats.raw);
+        assert_eq!(stats.smc_bytes(), 0, "{}", stats.raw);
+    }
+}
+
+/// Connections leave the ring when a request names them.
+#[track_caller]
+fn uring_takes_them_off(case: &str) {
+    if let Some(stats) = with_uring(case) {
+        assert!(stats.smc_bytes() > 0, "{}", stats.raw);
+        assert!(stats.fallbacks(reason::ASYNC_IO) > 0, "{}", stats.raw);
     }
 }
 
 #[test]
 fn hc_116_uring_comes_late() {
-    with_uring("late_ring");
+    uring_takes_them_off("late_ring");
 }
 
 #[test]
@@ -277,7 +301,7 @@ fn hc_116_uring_for_files() {
 
 #[test]
 fn hc_116_uring_names_sockets() {
-    with_uring("other_names");
+    uring_takes_them_off("other_names");
 }
 
 /// Under `smclo run` a program linked with musl runs as it is; preloaded by hand the library, which

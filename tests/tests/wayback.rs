@@ -186,13 +186,14 @@ fn programs_that_inherit_by_accident() {
     let program = ccase::compile("process");
     lab.eager(program)
         .arg("many_inherited")
-        .env("TEST_WARM", "64")
+        .env("TEST_WARM", "128")
         .finish()
         .ok();
     // 40 connections; three were named, two or three have low numbers, and a word of the
     // environment may be a number by chance. Each has two ends with two directions.
     let stats = lab.settled();
-    let left = stats.must("reverts");
+    let (left, came) = (stats.must("reverts"), stats.must("upgrades"));
+    assert!(came >= 4 * 36, "{}", stats.raw);
     assert!((4..=4 * 12).contains(&left), "{}", stats.raw);
     lab.assert_clean();
 }

@@ -17,7 +17,8 @@ super::rows! {
         ["surroundings::hc_085_inetd_with_the_library" "differential::process::inetd_cat"
          "differential::process::exec_with_unread" "differential::passing::exec_asleep"] "";
     86 P1 Tcp "exec with a connection, into a program without it"
-        ["surroundings::hc_086_inetd_static" "differential::leaving::programs" "differential::process::inetd_cat"] "";
+        ["surroundings::hc_086_inetd_static" "surroundings::hc_086_inetd_busybox" "programs_copy::socat_exec"
+         "differential::leaving::programs" "differential::process::inetd_cat"] "";
     87 P1 Limit "connections passed on by SCM_RIGHTS; taken by pidfd_getfd"
         ["differential::process::passed_on" "differential::passing::unread"
          "differential::passing::in_use" "differential::passing::sender_keeps"
