@@ -1,11 +1,12 @@
 //! Socket options: nearly all are the kernel's; some can only be carried by TCP.
 
 use crate::calls::inq;
-use crate::conn::{Sock, died, flag, ready, revert, rx};
+use crate::conn::{Sock, died, flag, ready, revert, rx, tx};
 use crate::fds::{self, Entry, Meaning};
 use crate::{ctx, epoll, errno, iov, os, real, short};
 use libc::{c_int, c_void, socklen_t};
 use protocol::reason;
+use protocol::shm::cdc;
 use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 /// getsockopt: e = the table's word for the descriptor.
@@ -137,12 +138,15 @@ unsafe fn below_zero(
     Some((flag, seconds < 0))
 }
 
-/// Whether the peer's FIN has come. A connection that is closed without one was reset.
+/// Whether the peer's FIN has come, also before a reset. A connection that is closed without one was reset.
 fn finished(sock: Sock) -> bool {
     match os::end_of(sock.fd) {
         os::End::Open => false,
         os::End::Fin => true,
-        os::End::Closed => !sock.has(flag::DEAD | flag::RESET) && !ready::has_error(sock),
+        os::End::Closed => {
+            let shut = tx::peer_flags(&sock) & cdc::flag::DONE_WRITING != 0;
+            shut || !sock.has(flag::DEAD | flag::RESET) && !ready::has_error(sock)
+        }
     }
 }
 
