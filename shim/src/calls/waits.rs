@@ -59,6 +59,13 @@ fn enter(list: &[pollfd], room: &mut Room) -> Option<usize> {
     Some(count)
 }
 
+/// Whether a wait for it is noted: not one for a connection that is TCP for good.
+fn counts(fd: c_int) -> bool {
+    let entry = fds::get(fd);
+    let plain = || fds::sock_of(entry, fd).is_some_and(|sock| sock.phase() == phase::PLAIN);
+    entry != 0 && (short::of(entry, fd).is_some() || plain())
+}
+
 /// Runs `kernel`, which waits for those in the list. An error gives it back: it is not to run now.
 pub fn during<K: FnOnce() -> c_int>(list: &[pollfd], kernel: K) -> Result<c_int, K> {
     let run = |room: &mut Room, kernel: K| match enter(list, room) {
@@ -69,16 +76,16 @@ pub fn during<K: FnOnce() -> c_int>(list: &[pollfd], kernel: K) -> Result<c_int,
         }
         None => Err(kernel),
     };
-    let known = list.iter().filter(|one| fds::get(one.fd) != 0).count();
-    if known <= FEW {
+    let count = list.iter().filter(|one| counts(one.fd)).count();
+    if count <= FEW {
         return run(&mut [const { MaybeUninit::uninit() }; FEW], kernel);
     }
-    let bytes = known * size_of::<Waited>();
+    let bytes = count * size_of::<Waited>();
     let Ok(at) = os::map_anonymous(bytes) else {
         return Err(kernel);
     };
     // SAFETY: a fresh mapping of that size, unmapped below.
-    let room = unsafe { std::slice::from_raw_parts_mut(at.cast(), known) };
+    let room = unsafe { std::slice::from_raw_parts_mut(at.cast(), count) };
     let result = run(room, kernel);
     os::munmap(at, bytes);
     result

@@ -78,9 +78,12 @@ impl Model {
         let which = self.below(18) as i64;
         // Such options make the connection go back to TCP, for which the peer has to repeat what
         // lies unread; it may be asleep elsewhere.
-        let unread = match self.kind(actor, slot) {
-            Kind::End(conn, side) => self.ends[conn][side].unread > 0,
-            _ => false,
+        let (unread, sleeper) = match self.kind(actor, slot) {
+            Kind::End(conn, side) => {
+                let end = &self.ends[conn][side];
+                (end.unread > 0, end.receiver || end.waiter)
+            }
+            _ => (false, false),
         };
         let stay = self.edges || unread;
         let value = match which {
@@ -90,6 +93,8 @@ impl Model {
             3 | 4 => self.pick(&[100_000, 200_000]),
             5 => 1,
             6 => 100,
+            // Whether it holds for one who sleeps already depends on which thread a signal goes to.
+            15 | 16 if sleeper => 0,
             15 | 16 => self.pick(&[0, 8]),
             17 => self.pick(&[0, 1, 2]),
             _ => self.below(2) as i64,

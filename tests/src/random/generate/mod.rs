@@ -307,6 +307,12 @@ impl Model {
         } else {
             DONTWAIT | self.pick(&[0, 0, 0, PEEK, TRUNC, WAITALL])
         };
+        // A sleep behind a first message of no bytes ends for any signal of the process.
+        let bytes = if sleeps && how == 5 {
+            bytes.max(3)
+        } else {
+            bytes
+        };
         if how == 5 {
             // Many messages: peeking and dropping come to the same as elsewhere.
             flags &= !(PEEK | TRUNC);
