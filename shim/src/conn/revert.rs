@@ -321,17 +321,17 @@ pub fn unread_first(which: impl Fn(Sock) -> bool, mut leave: impl FnMut(Sock)) {
 }
 
 fn unread(sock: &Sock) -> bool {
-    sock.rx_ring() && rx::available(sock) != 0
+    rx::on_ring(sock) != 0
 }
 
-/// What lies unread on the ring is repeated over TCP by the other end, which is here too: once it has left the
-/// ring it does not do so any more.
+/// What lies unread on the ring, or comes there, is repeated over TCP by the other end, which is here too: once it has
+/// left the ring it does not do so any more.
 fn unread_over_tcp(sock: Sock, other: Sock) {
-    let Some(slot) = sock.slot().filter(|_| unread(&sock)) else {
-        return;
-    };
+    let Some(slot) = sock.slot() else { return };
     let held = sock.rx.lock.lock();
     if close_gate(sock, slot) {
+        // Also what another thread sends in this moment, or has sent while this end had not come onto the ring yet.
+        onto_ring::follow(&sock, slot);
         freeze(sock, slot);
     }
     sock.rx.lock.unlock(held);
