@@ -475,6 +475,15 @@ while c.recv(100):
     server.stop();
 }
 
+/// Python that makes short connections.
+const PAIRS: &str = "
+import os, socket, sys, time
+l = socket.create_server(('127.0.0.1', 0))
+def pair():
+    a = socket.create_connection(l.getsockname()); b, _ = l.accept()
+    a.sendall(b'question'); b.recv(100); b.sendall(b'answer'); a.recv(100)
+    return a, b";
+
 /// Connections that are not worth a claim yet are listed, with their ends and their bytes, and counted when they have
 /// ended.
 #[test]
@@ -483,13 +492,6 @@ fn short_connections_are_told_of() {
         return;
     }
     const PROGRAM: &str = "
-import socket, sys, time
-l = socket.create_server(('127.0.0.1', 0))
-def pair():
-    a = socket.create_connection(l.getsockname())
-    b, _ = l.accept()
-    a.sendall(b'question'); b.recv(100); b.sendall(b'answer'); a.recv(100)
-    return a, b
 for _ in range(50):
     for end in pair(): end.close()
     time.sleep(0.001)
@@ -505,7 +507,11 @@ sys.stdin.readline()";
     let input = lab.dir().join("input");
     let mut open = process::fifo(&input);
     let run = lab.shim("python3").policy(tests::Policy::Default);
-    let run = run.arg("-c").arg(PROGRAM).stdin(&input).spawn();
+    let run = run
+        .arg("-c")
+        .arg([PAIRS, PROGRAM].concat())
+        .stdin(&input)
+        .spawn();
     let said = |word: &str| {
         let there = || run.stdout().contains(word);
         assert!(net::wait_until(Duration::from_secs(20), there), "{word}");
@@ -549,13 +555,6 @@ fn short_connections_end_with_their_process() {
         return;
     }
     const PROGRAM: &str = "
-import os, socket, sys, time
-l = socket.create_server(('127.0.0.1', 0))
-def pair():
-    a = socket.create_connection(l.getsockname())
-    b, _ = l.accept()
-    a.sendall(b'question'); b.recv(100); b.sendall(b'answer'); a.recv(100)
-    return a, b
 def rounds():
     for _ in range(50):
         for end in pair(): end.close()
@@ -577,7 +576,12 @@ sys.stdin.readline()";
         let input = lab.dir().join("input");
         let mut open = process::fifo(&input);
         let run = lab.shim("python3").policy(tests::Policy::Default);
-        let run = run.arg("-c").arg(PROGRAM).arg(how).stdin(&input).spawn();
+        let run = run
+            .arg("-c")
+            .arg([PAIRS, PROGRAM].concat())
+            .arg(how)
+            .stdin(&input)
+            .spawn();
         let said = |word: &str| {
             let there = || run.stdout().contains(word);
             assert!(net::wait_until(Duration::from_secs(20), there), "{word}");

@@ -144,8 +144,9 @@ fn finished(sock: Sock) -> bool {
         os::End::Open => false,
         os::End::Fin => true,
         os::End::Closed => {
-            let shut = tx::peer_flags(&sock) & cdc::flag::DONE_WRITING != 0;
-            shut || !sock.has(flag::DEAD | flag::RESET) && !ready::has_error(sock)
+            let in_order = cdc::flag::DONE_WRITING | cdc::flag::CLOSED;
+            tx::peer_flags(&sock) & in_order != 0
+                || !sock.has(flag::DEAD | flag::RESET) && !ready::has_error(sock)
         }
     }
 }
