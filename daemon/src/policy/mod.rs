@@ -8,6 +8,7 @@
 mod file;
 mod judge;
 mod parse;
+mod value;
 
 pub use file::{Source, USER_FILE, user_file};
 pub use parse::{Finding, Parsed, parse};

@@ -6,10 +6,13 @@ use crate::os::Access;
 use crate::{clock, config, conn, ctx, family, lgr, lock, log, os, ownfd};
 use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, Passed, PeerGone, Refused};
 use protocol::ctl::{Release, Welcome, Withdraw};
-use protocol::ids::{Eid, Gid};
 use protocol::reason;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+
+mod device;
+
+pub use device::DEVICE;
 
 /// The session's socket, or -1.
 static SOCKET: AtomicI32 = AtomicI32::new(-1);
@@ -38,73 +41,6 @@ static LOOKED: AtomicU64 = AtomicU64::new(0);
 
 const RETRY_NS: u64 = 1_000_000_000;
 const MAILBOX_LEN: usize = 4096;
-
-/// What Welcome said of the device.
-pub struct Device {
-    gid: [AtomicU64; 2],
-    seid_on: AtomicU32,
-    seid: [AtomicU64; 4],
-    ueid_count: AtomicU32,
-    ueids: [[AtomicU64; 4]; ctl::MAX_UEIDS],
-}
-
-pub static DEVICE: Device = Device {
-    gid: [const { AtomicU64::new(0) }; 2],
-    seid_on: AtomicU32::new(0),
-    seid: [const { AtomicU64::new(0) }; 4],
-    ueid_count: AtomicU32::new(0),
-    ueids: [const { [const { AtomicU64::new(0) }; 4] }; ctl::MAX_UEIDS],
-};
-
-fn put_eid(words: &[AtomicU64; 4], eid: &Eid) {
-    for (word, part) in words.iter().zip(eid.chunks_exact(8)) {
-        let raw = part.try_into().unwrap_or_default();
-        word.store(u64::from_ne_bytes(raw), Relaxed);
-    }
-}
-
-fn get_eid(words: &[AtomicU64; 4]) -> Eid {
-    let mut eid = [0; 32];
-    for (word, part) in words.iter().zip(eid.chunks_exact_mut(8)) {
-        let raw = word.load(Relaxed).to_ne_bytes();
-        part.iter_mut().zip(raw).for_each(|(to, from)| *to = from);
-    }
-    eid
-}
-
-impl Device {
-    pub fn gid(&self) -> Gid {
-        let [gid, ext] = &self.gid;
-        Gid {
-            gid: gid.load(Relaxed),
-            ext: ext.load(Relaxed),
-        }
-    }
-
-    pub fn seid(&self) -> Option<Eid> {
-        (self.seid_on.load(Relaxed) != 0).then(|| get_eid(&self.seid))
-    }
-
-    /// The UEIDs and how many of them count.
-    pub fn ueids(&self) -> ([Eid; ctl::MAX_UEIDS], usize) {
-        let mut all = [[0; 32]; ctl::MAX_UEIDS];
-        for (eid, words) in all.iter_mut().zip(&self.ueids) {
-            *eid = get_eid(words);
-        }
-        (
-            all,
-            (self.ueid_count.load(Relaxed) as usize).min(ctl::MAX_UEIDS),
-        )
-    }
-
-    fn put(&self, seid_on: u8, count: u8, ueids: &[Eid; ctl::MAX_UEIDS]) {
-        for (words, eid) in self.ueids.iter().zip(ueids) {
-            put_eid(words, eid);
-        }
-        self.ueid_count.store(u32::from(count), Relaxed);
-        self.seid_on.store(u32::from(seid_on), Relaxed);
-    }
-}
 
 /// Gives a session, making one when there is none. The error is a reason code.
 pub fn session() -> Result<c_int, u32> {
@@ -478,10 +414,7 @@ fn dispatch(session: u32, kind: u16, packet: &[u8], fds: [c_int; ctl::MAX_FDS]) 
 fn welcome(m: &Welcome, fds: [c_int; ctl::MAX_FDS]) -> bool {
     config::apply(&m.settings);
     GREETED.store(0, Relaxed);
-    let [gid, ext] = &DEVICE.gid;
-    gid.store(m.gid.gid, Relaxed);
-    ext.store(m.gid.ext, Relaxed);
-    put_eid(&DEVICE.seid, &m.seid);
+    DEVICE.name(m.gid, &m.seid);
     DEVICE.put(m.seid_on, m.ueid_count, &m.ueids);
     let [mailbox, ..] = fds;
     let sealed = os::fcntl(mailbox, libc::F_GET_SEALS, 0)
