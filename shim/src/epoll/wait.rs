@@ -1,81 +1,21 @@
 //! epoll_wait on a set with converted registrations.
 
-use super::reg::{self, Reg, state};
+use super::output::Output;
+use super::reg;
 use super::set::{Set, Tagged};
+use super::spin::spin;
 use super::{afar, shown};
 use crate::conn::tx;
 use crate::wait as threads;
 use crate::{clock, daemon, errno, family, lgr, os, real};
 use protocol::shm::wait::WaitWord;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicU64, Ordering::*};
+use std::sync::atomic::Ordering::*;
 
 /// While rings keep a set busy, how often the kernel's set is asked too; and after how many outputs
 /// that the rings filled, so that what only the kernel sees gets its turn.
 const KERNEL_US: u64 = 40;
 const KERNEL_TURN: u32 = 4;
-/// Hot registrations up to which a wait spins.
-const MANY: usize = 256;
-/// Those of which a spin looks at the cursors alone, in most of its turns.
-const FEW: usize = 4;
-
-/// The program's array, filled from the front.
-struct Output {
-    at: *mut libc::epoll_event,
-    max: usize,
-    used: usize,
-    /// Names the call: a registration is put once.
-    round: u32,
-}
-
-impl Output {
-    fn full(&self) -> bool {
-        self.used == self.max
-    }
-
-    fn put(&mut self, event: libc::epoll_event) {
-        if !self.full() {
-            // SAFETY: used < max, and the program gave an array of max events.
-            unsafe { self.at.add(self.used).write_unaligned(event) };
-            self.used += 1;
-        }
-    }
-}
-
-impl Output {
-    /// The kernel reported `events` for the tag of a registration.
-    fn hear(&mut self, set: &Set, reg: &'static Reg, events: u32) {
-        if reg.state.load(Acquire) != state::TAGGED {
-            set.note(reg, events);
-        } else if reg.disarmed.load(Relaxed) == 0 {
-            self.put(reg::output(reg, events));
-        }
-    }
-
-    /// Puts together what stands here twice: a registration that has changed hands during the wait was
-    /// seen by the kernel and by us. The kernel never names one twice, and programs free what they get.
-    fn unite(&mut self) {
-        let given = std::mem::take(&mut self.used);
-        for i in 0..given {
-            // SAFETY: both indices are below the number of events that were put.
-            let event = unsafe { self.at.add(i).read_unaligned() };
-            let same = (0..self.used).find(|n| {
-                // SAFETY: likewise.
-                unsafe { self.at.add(*n).read_unaligned() }.u64 == event.u64
-            });
-            match same {
-                Some(n) => {
-                    // SAFETY: likewise.
-                    let mut first = unsafe { self.at.add(n).read_unaligned() };
-                    first.events |= event.events;
-                    // SAFETY: likewise.
-                    unsafe { self.at.add(n).write_unaligned(first) };
-                }
-                None => self.put(event),
-            }
-        }
-    }
-}
 
 /// Waits as epoll_pwait2 does; `timeout` in nanoseconds. Gives the number of events.
 ///
@@ -281,77 +221,6 @@ fn quiet(set: &Set, out: &mut Output) {
     }
 }
 
-/// Cheap look at the rings of a set, for spinning.
-fn stirs(set: &Set) -> bool {
-    set.hinted()
-        || set.any_hot(|reg| {
-            reg.report(false) != 0
-                || reg
-                    .sock()
-                    .is_some_and(|sock| sock.tx_ring() && tx::disturbed(&sock))
-        })
-}
-
-/// The word in which the peer of a connection says how much it has published, and what it said.
-struct Published(&'static AtomicU64, u64);
-
-/// What a spin looks at in most of its turns: of few connections on rings, one word each.
-struct Cursors([Option<Published>; FEW]);
-
-impl Cursors {
-    /// Read before everything else is looked at. `None`: there is more to look at than that.
-    fn of(set: &Set) -> Option<Self> {
-        let mut words = [const { None }; FEW];
-        let mut free = words.iter_mut();
-        for reg in set.hot() {
-            let sock = reg.sock().filter(|sock| sock.rx_ring())?;
-            let word = &sock.own()?.producer;
-            *free.next()? = Some(Published(word, word.load(Relaxed)));
-        }
-        Some(Cursors(words))
-    }
-
-    fn moved(&self) -> bool {
-        let mut words = self.0.iter().flatten();
-        words.any(|Published(word, seen)| word.load(Relaxed) != *seen)
-    }
-}
-
-fn spin(set: &Set) -> bool {
-    // With many rings a round of looks takes longer than a sleep costs.
-    if set.active.places().len() > MANY || !threads::worth_spinning(&set.spin) {
-        return false;
-    }
-    let apart = set
-        .hot()
-        .filter_map(Reg::sock)
-        .any(|sock| !threads::same_cpu(&sock));
-    if !apart {
-        return false;
-    }
-    let mut cursors = None;
-    let hit = threads::spin(|turn| {
-        if turn == 0 {
-            cursors = Cursors::of(set);
-        }
-        match &cursors {
-            Some(cursors) if turn != 0 => cursors.moved(),
-            _ => stirs(set),
-        }
-    });
-    threads::spun(&set.spin, hit);
-    let hits = set.hits.load(Relaxed) + u64::from(hit);
-    set.hits.store(hits, Relaxed);
-    if (!hit || hits >= 256)
-        && let Some(table) = family::table()
-    {
-        set.hits.store(0, Relaxed);
-        table.totals.spin_hits.fetch_add(hits, Relaxed);
-        table.totals.spin_misses.fetch_add(u64::from(!hit), Relaxed);
-    }
-    hit
-}
-
 /// Sleeps in the kernel's set. True: the doorbell rang.
 fn sleep(
     set: &Set,
@@ -498,27 +367,4 @@ fn ask_kernel(
         more -= 1;
         n = kernel_wait(set.epfd(), from, room, Some(0), mask).unwrap_or(0);
     }
-}
-
-/// Takes our tags out of `n` events that the kernel wrote; gives how many are the program's.
-///
-/// # Safety
-/// `events` points to `n` events.
-pub unsafe fn absorb(set: &Set, events: *mut libc::epoll_event, n: usize) -> usize {
-    let mut kept = Output {
-        at: events,
-        max: n,
-        used: 0,
-        round: 0,
-    };
-    for i in 0..n {
-        // SAFETY: i < n; what is kept lies at or before what is read.
-        let event = unsafe { events.add(i).read_unaligned() };
-        match set.read_tag(event.u64) {
-            Tagged::Program => kept.put(event),
-            Tagged::Bell | Tagged::Stale => {}
-            Tagged::Reg(reg) => kept.hear(set, reg, event.events),
-        }
-    }
-    kept.used
 }
