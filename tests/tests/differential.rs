@@ -244,6 +244,12 @@ cases! { calls:
     replaced_while_polled Fast,
 }
 
+cases! { woken:
+    closed_and_woken_at_once Fast,
+    nothing_woken_by_room Fast,
+    room_used_again Fast,
+}
+
 cases! { bulk:
     own_both_ends Fast,
     full_then_room Fast,

@@ -2,7 +2,7 @@
 
 use crate::calls::proc::borrowed_memory;
 use crate::conn::{
-    Sock, claim, close as end, died, flag, life, passed, phase, ready, revert, rx, step,
+    Sock, claim, close as end, died, flag, kept, life, passed, phase, ready, revert, rx, step,
 };
 use crate::fds::{self, Entry, Meaning};
 use crate::{ctx, epoll, errno, os, ownfd, real, short};
@@ -94,8 +94,8 @@ pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
         if result != 0 {
             // Reset already: nothing was shut.
             sock.clear((flag::SHUT_RD | flag::SHUT_WR) & !before);
-        } else if sock.sleepers.load(Acquire) != 0 {
-            // The kernel's sleepers wake when the FIN is acknowledged.
+        } else if sock.sleepers.load(Acquire) != 0 || kept::waited_on(sock.conn) {
+            // The kernel's sleepers wake when the FIN is acknowledged; a poll finds that one of its numbers is closed.
             errno::keep(ctx::ring_sleepers);
         }
     }

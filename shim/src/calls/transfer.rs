@@ -333,7 +333,7 @@ fn receive_steps(
     }
 }
 
-/// How often a receive of no bytes looks whether another process has woken it.
+/// How often a receive of no bytes looks whether it was woken where nobody rings for it.
 const NAP_NS: u64 = 1_000_000;
 
 /// A receive of no bytes waits as any other, takes nothing, and gives 0 whatever ends the wait: the
@@ -341,6 +341,8 @@ const NAP_NS: u64 = 1_000_000;
 /// shutdown of the own end, and what makes room for its sends.
 fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
     let flags = flags & !(libc::MSG_WAITALL | GOES_ON) | libc::MSG_PEEK;
+    // What was owed before is nothing that wakes.
+    let _ = tx::owes_space(sock);
     let woken = || (sock.shutdowns.load(Acquire), sock.tx.edges.load(Acquire));
     let (before, mut waited) = (woken(), false);
     let mut patience = Patience::new(sock, flags, libc::SO_RCVTIMEO);
@@ -359,10 +361,12 @@ fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
             let pending = os::poll_one(sock.fd, libc::POLLPRI, 0).unwrap_or(0);
             patience.urgent = pending & libc::POLLPRI != 0;
         }
-        // Another process that wakes it so has no doorbell of this one's.
-        patience.nap = (sock.holders.load(Acquire) > 1).then_some(NAP_NS);
+        // Another process that wakes it so has no doorbell of this one's; nor does who takes the room that comes.
+        let unheard = sock.holders.load(Acquire) > 1 || tx::owes_space(patience.sock);
+        patience.nap = unheard.then_some(NAP_NS);
         let known = patience.urgent;
-        if patience.wait(patience.first(), 1).is_err()
+        if woken() != before
+            || patience.wait(patience.first(), 1).is_err()
             || woken() != before
             || patience.urgent != known
         {

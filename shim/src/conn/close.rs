@@ -18,6 +18,7 @@ const MESSAGE_NS: u64 = 1_000_000_000;
 /// Closes a descriptor of a connection.
 pub fn close(sock: Sock, kernel_close: impl FnOnce() -> c_int) -> c_int {
     let conn = sock.conn;
+    kept::closing(sock);
     if fds::count(conn) != 1 {
         // The kernel's registrations outlive the descriptor.
         epoll::closing(sock);

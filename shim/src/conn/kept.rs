@@ -2,16 +2,19 @@
 //! keeps the file for such a call: it goes on, and the connection ends with it. So do we, with a
 //! descriptor of our own.
 
-use super::{Conn, Sock, close, flag, phase};
+use super::{Conn, Sock, close, flag, phase, ready};
 use crate::{ctx, epoll, family, fds, os, ownfd, wait};
 use protocol::stats::ROWS;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicI32, AtomicU16, Ordering::*};
+use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU64, Ordering::*};
 
 /// Calls of this process that wait, or have waited, on connection N.
 static CALLS: [AtomicU16; ROWS] = [const { AtomicU16::new(0) }; ROWS];
 /// The descriptor that keeps connection N, + 1.
 static KEPT: [AtomicI32; ROWS] = [const { AtomicI32::new(0) }; ROWS];
+
+/// How much had come, + 1, when a number of connection N was closed under such a call.
+static COME: [AtomicU64; ROWS] = [const { AtomicU64::new(0) }; ROWS];
 
 fn calls(conn: &Conn) -> &'static AtomicU16 {
     static NONE: AtomicU16 = AtomicU16::new(0);
@@ -73,9 +76,29 @@ pub fn settle(conn: &'static Conn) {
     }
 }
 
+/// Whether a call of this process waits on it.
+pub fn waited_on(conn: &Conn) -> bool {
+    calls(conn).load(Acquire) != 0
+}
+
+/// One of its numbers is about to be closed. A poll on that may run long after.
+pub fn closing(sock: Sock) {
+    if waited_on(sock.conn)
+        && let Some(come) = COME.get(sock.conn.index() as usize)
+    {
+        come.store(ready::come(sock).wrapping_add(1), Release);
+    }
+}
+
+/// How much had come, + 1, when one of its numbers was closed last; 0: none was while a call waited.
+pub fn come_by_then(conn: &Conn) -> u64 {
+    let come = COME.get(conn.index() as usize);
+    come.map_or(0, |come| come.load(Acquire))
+}
+
 /// One of its numbers was closed: polls on that have to find out.
 pub fn renamed(conn: &Conn) {
-    if calls(conn).load(Acquire) != 0 {
+    if waited_on(conn) {
         ctx::ring_sleepers();
     }
 }

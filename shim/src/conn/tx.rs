@@ -2,7 +2,7 @@
 
 use super::{Conn, Sock, alive, died, flag, handshake, quick, ready, revert};
 use crate::iov::Iov;
-use crate::{clock, copy, epoll, lgr, lock, os, wait};
+use crate::{clock, copy, ctx, epoll, lgr, lock, os, wait};
 use protocol::shm::cdc::{self, Cursor, Place};
 use protocol::shm::pair::{Carrier, PairSlot};
 use protocol::shm::ring::{DmbHeader, Producer, Span};
@@ -189,6 +189,10 @@ fn over_tcp(sock: Sock, source: Source<'_>, flags: c_int) -> Put {
             // An edge is owed when there is room.
             if sock.set(flag::NOSPACE) {
                 epoll::stir(sock.conn);
+                // A receive of no bytes waits for the room as well.
+                if sock.sleepers.load(Acquire) != 0 {
+                    ctx::ring_sleepers();
+                }
             }
             Put::Full
         }
@@ -347,6 +351,7 @@ fn move_data(from: *const u8, to: *mut u8, span: Span, far: bool) {
 fn publish(sock: Sock, producer: &mut Producer, n: u32, peer: &DmbHeader) -> bool {
     let before = producer.produced.position;
     let after = producer.after(n);
+    let roomy = producer.free() >= producer.size / 4;
     if !lock::publish(&sock.tx.produced, before, after.position) {
         sock.tx.produced.fetch_and(!INTERRUPTED, AcqRel);
         return false;
@@ -355,8 +360,14 @@ fn publish(sock: Sock, producer: &mut Producer, n: u32, peer: &DmbHeader) -> boo
     sock.row().smc_tx.count(n);
     sock.tx.stalled.store(0, Relaxed);
     if sock.has(flag::NOSPACE) {
-        sock.clear(flag::NOSPACE);
-        super::rx::change_flags(&sock, 0, cdc::flag::WRITE_BLOCKED);
+        // Room has come, of which sets have to hear that did not look meanwhile; and the end of this wait is that of a receive
+        // of no bytes.
+        if roomy || sock.sleepers.load(Relaxed) != 0 {
+            space_came(sock);
+        } else {
+            sock.clear(flag::NOSPACE);
+            super::rx::change_flags(&sock, 0, cdc::flag::WRITE_BLOCKED);
+        }
     }
     wake_watchers(&sock);
     true
@@ -479,6 +490,21 @@ fn died_half_closed(sock: Sock, flags: u16, produced: u64) -> bool {
 pub fn peer_flags(conn: &Conn) -> u16 {
     conn.own()
         .map_or(0, |own| Cursor::from_word(own.consumer.load(Acquire)).1)
+}
+
+/// Whoever saw that there was no room is owed an edge, if there is some by now. Whether it is still to come.
+pub fn owes_space(sock: Sock) -> bool {
+    if !sock.has(flag::NOSPACE) {
+        return false;
+    }
+    let room = match sock.tx_ring() {
+        true => has_room(&sock),
+        false => has_tcp_room(sock),
+    };
+    if room {
+        space_came(sock);
+    }
+    !room
 }
 
 /// Space has come after the ring was full: an edge for edge-triggered sets.

@@ -12,8 +12,10 @@ use std::sync::atomic::Ordering::*;
 pub struct Held {
     /// Its index + 1, and its generation; perhaps [`CLOSED`].
     name: u64,
-    /// How much had come, + 1, when a number of the list was closed; 0: none was.
+    /// How much had come, + 1, when a number of the list was found closed; 0: none was.
     come: u64,
+    /// What had come of that of which the poll is told, whatever it has asked for: [`tells`].
+    told: u64,
 }
 
 /// The number does not mean it any more, and the poll has found that out. As in the kernel, it waits for
@@ -43,10 +45,23 @@ impl Held {
 
     /// A number of the list was closed, or its new meaning was looked at.
     pub fn begin_anew(&mut self, one: &pollfd, sock: Sock) {
+        let closed_here = || match self.come == 0 && sock.fd != one.fd {
+            true => kept::come_by_then(sock.conn),
+            false => 0,
+        };
         self.come = match one.events & URGENT {
             0 => 1,
-            _ => ready::come(sock).wrapping_add(1),
+            _ => match closed_here() {
+                0 => ready::come(sock).wrapping_add(1),
+                then => then,
+            },
         };
+    }
+
+    /// Notes what has come. True: there is more than it was told of.
+    pub fn note(&mut self, one: &pollfd, sock: Sock) -> bool {
+        let now = tells(one, sock);
+        std::mem::replace(&mut self.told, now) != now
     }
 
     /// What the kernel wakes for, beyond what the program asks, so that it finds the closed number: each change of the
@@ -71,6 +86,18 @@ impl Held {
     }
 }
 
+/// What changes when the kernel would wake a poll of the connection, and the doorbell is rung or TCP's socket tells: the
+/// end, an own shutdown, and what comes over the ring, for who waits for urgent data. Who waits for bytes hears of them anyway.
+fn tells(one: &pollfd, sock: Sock) -> u64 {
+    let come = match one.events & (URGENT | ready::IN) {
+        0 => 0,
+        asked if asked & ready::IN != 0 => 0,
+        _ => rx::arrived(&sock, true),
+    };
+    let own = u64::from(sock.shutdowns.load(Acquire));
+    come << 20 ^ own << 1 ^ u64::from(ready::ending(sock))
+}
+
 fn unread(sock: Sock) -> bool {
     rx::available(&sock) != 0 || ready::something_there(sock)
 }
@@ -93,7 +120,10 @@ pub fn hold(list: &[pollfd], held: &mut [Held]) {
         if let Some(sock) = careful(one.fd) {
             kept::enter(sock.conn);
             match kept::names(one.fd, sock.conn) {
-                true => held.name = name(sock.conn),
+                true => {
+                    held.name = name(sock.conn);
+                    held.note(one, sock);
+                }
                 false => kept::leave(sock.conn),
             }
         }

@@ -35,6 +35,8 @@ struct Polled<'a> {
     closed: fn(&pollfd) -> i16,
     /// There is such a number.
     renamed: bool,
+    /// And something has come that wakes the kernel's poll, which looks at what the numbers mean then.
+    woken: bool,
 }
 
 /// What has to happen before the kernel may be asked: sets that are watched from outside leave
@@ -74,6 +76,7 @@ pub fn poll(
         held: &mut [],
         closed,
         renamed: false,
+        woken: false,
     };
     let mut spun = false;
     if let Some(n) = polled.at_once(timeout == Some(0), &mut spun, mask)? {
@@ -161,6 +164,12 @@ impl<'a> Polled<'a> {
                 daemon::poll();
             }
             let rings = self.look();
+            if self.woken {
+                match self.by_number(mask)? {
+                    0 => continue,
+                    n => return Ok(Some(n)),
+                }
+            }
             let kernel = last || rings && (self.kernel_tells() || due());
             if kernel {
                 self.ask(mask)?;
@@ -235,6 +244,22 @@ impl<'a> Polled<'a> {
         }
     }
 
+    /// Notes what has come that wakes the kernel's poll. If there is something new, and a number is closed by now, it is one that
+    /// finds that, however late this thread comes to look.
+    fn note(&mut self) {
+        let (mut come, mut closed) = (false, false);
+        for (one, held) in self.list.iter().zip(self.held.iter_mut()) {
+            if let Some(sock) = entry(one, Some(held)).filter(|_| held.named().is_some()) {
+                come |= held.note(one, sock);
+                closed |= sock.fd != one.fd;
+            }
+        }
+        if closed && !self.renamed {
+            self.begin_anew();
+        }
+        self.woken |= come && self.renamed;
+    }
+
     /// Whenever it wakes, the kernel looks at each number anew. True: one of them does not mean any more what it meant.
     fn renumber(&mut self) -> bool {
         let mut any = false;
@@ -252,6 +277,7 @@ impl<'a> Polled<'a> {
     /// The answer for what the numbers mean now.
     fn by_number(&mut self, mask: Option<*const libc::sigset_t>) -> Result<usize, i32> {
         self.renumber();
+        self.woken = false;
         self.look();
         for (i, (one, copy)) in self.list.iter().zip(self.scratch.iter_mut()).enumerate() {
             if self.held.get(i).is_some_and(Held::closed) {
@@ -294,12 +320,8 @@ impl<'a> Polled<'a> {
 
     /// Prepares what the kernel is to be asked, and tells whether a ring has something to report.
     fn look(&mut self) -> bool {
-        let closed =
-            |(one, sock): (&pollfd, Option<Sock>)| sock.is_some_and(|sock| sock.fd != one.fd);
-        if !self.renamed && !self.held.is_empty() && self.entries().any(closed) {
-            self.begin_anew();
-        }
-        let mut found = false;
+        self.note();
+        let mut found = self.woken;
         for (i, (one, copy)) in self.list.iter().zip(self.scratch.iter_mut()).enumerate() {
             let held = self.held.get(i);
             if held.is_some_and(Held::closed) {
