@@ -245,6 +245,38 @@ static void times_below_zero(void)
     R(send(p.client, b, 1, 0));
 }
 
+/* The same, of a listener: its connections have it, but not those that it gets after it was taken back. */
+static void times_below_zero_inherited(void)
+{
+    struct timeval past = {-1, 0}, none = {};
+    int l = listener(4);
+    char b[16];
+    for (int how = 0; how < 3; how++) {
+        MUST(setsockopt(l, SOL_SOCKET, SO_RCVTIMEO, how < 2 ? &past : &none, sizeof past));
+        struct pair p = {connect_to(l), -1, -1};
+        p.server = MUST(how == 1 ? accept4(l, NULL, NULL, SOCK_CLOEXEC) : accept(l, NULL, NULL));
+        MUST(setsockopt(p.server, IPPROTO_TCP, TCP_NODELAY, &(int){1}, 4));
+        /* As warm(), with a server that does not wait in its receives. */
+        for (int i = 0; i < warm_rounds(); i++) {
+            send_all(p.client, b, 16);
+            MUST(poll_mask(p.server, POLLIN, -1) & POLLIN ? 0 : -1);
+            recv_all(p.server, b, 16);
+            send_all(p.server, b, 16);
+            recv_all(p.client, b, 16);
+            sleep_ms(1);
+        }
+        if (how == 2)
+            set_timeout(p.server, SO_RCVTIMEO, 20);
+        R(recv(p.server, b, 16, 0));
+        send_all(p.client, "abc", 3);
+        poll_mask(p.server, POLLIN, 1000);
+        R(recv(p.server, b, 16, 0));
+        R(recv(p.server, b, 16, 0));
+        close_pair(&p);
+    }
+    close(l);
+}
+
 /* Names that a stream does not need, buffers that are not written to, a flag that is the kernel's. */
 static void headers(void)
 {
@@ -368,5 +400,6 @@ static void replaced_while_polled(void)
 }
 
 MAIN({"sends_interrupted", sends_interrupted}, {"receives_interrupted", receives_interrupted},
-     {"senders_woken", senders_woken}, {"times_below_zero", times_below_zero}, {"headers", headers},
+     {"senders_woken", senders_woken}, {"times_below_zero", times_below_zero},
+     {"times_below_zero_inherited", times_below_zero_inherited}, {"headers", headers},
      {"splice_refused", splice_refused}, {"replaced_while_polled", replaced_while_polled})

@@ -239,6 +239,7 @@ cases! { calls:
     receives_interrupted Fast,
     senders_woken Fast,
     times_below_zero Fast,
+    times_below_zero_inherited Fast,
     headers Fast,
     splice_refused Fast,
     replaced_while_polled Fast,

@@ -1,9 +1,10 @@
 //! How sockets come into being and find their peer.
 
-use crate::conn::{life, phase};
+use crate::conn::{Sock, flag, life, phase};
 use crate::fds::{self, Entry, Meaning};
 use crate::{clock, config, errno, iov, os, real, short};
 use libc::{c_int, sockaddr, socklen_t};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Which accept the program called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +131,19 @@ pub unsafe fn accept4(
     if new >= 0 && (fds::sock_of(e, fd).is_some() || e == 0 && is_tcp(new)) {
         let nonblock = which == Which::Accept4 && flags & libc::SOCK_NONBLOCK != 0;
         errno::keep(|| life::accepted(new, nonblock));
+        if let Some(listener) = fds::sock_of(e, fd).filter(|sock| sock.has(flag::AT_ONCE)) {
+            inherit(listener, new);
+        }
     }
     new
+}
+
+/// Time limits below 0 go over to the new connection, and the kernel reads them back as none.
+#[cold]
+fn inherit(listener: Sock, new: c_int) {
+    if let Meaning::Conn(sock) = fds::meaning(new) {
+        sock.set(listener.flags.load(Relaxed) & flag::AT_ONCE);
+    }
 }
 
 /// A listener that we did not see being made (inherited over exec, passed) gives connections that

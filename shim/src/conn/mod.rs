@@ -121,6 +121,7 @@ pub mod flag {
     /// SO_RCVTIMEO, SO_SNDTIMEO is below 0, which the kernel reads back as 0: receives, sends do not wait.
     pub const RCV_AT_ONCE: u32 = 0x40_0000;
     pub const SND_AT_ONCE: u32 = 0x80_0000;
+    pub const AT_ONCE: u32 = RCV_AT_ONCE | SND_AT_ONCE;
 }
 
 /// Send half.
