@@ -23,6 +23,10 @@ struct Shared {
     /// A set bit: the connection is in use.
     used: [AtomicU64; ROWS / 64],
     hint: AtomicU32,
+    /// 0, [`TOGETHER`], [`APART`].
+    kin: AtomicU32,
+    /// The place at which [`some_places`] goes on.
+    hand: AtomicU32,
     /// Held while a channel of a link group is peeked at.
     peeking: Lock,
     /// Process that owns a wait context, or 0.
@@ -66,6 +70,32 @@ pub fn ready() -> bool {
 /// In the child of a fork: what another thread of the parent was making is made by nobody here.
 pub fn forked() {
     let _ = STATE.compare_exchange(1, 0, AcqRel, Relaxed);
+    if let Some(s) = shared() {
+        // A parent that this process cannot see is in another pid namespace.
+        let kin = if os::getppid() == 0 { APART } else { TOGETHER };
+        s.kin.fetch_max(kin, AcqRel);
+    }
+}
+
+/// Relatives, whose numbers mean the same to each other, or do not: then none can say that another has ended.
+const TOGETHER: u32 = 1;
+const APART: u32 = 2;
+
+/// Whether a process of the family may have ended, and its number tells.
+pub fn may_miss_one() -> bool {
+    shared().is_some_and(|s| s.kin.load(Relaxed) == TOGETHER)
+}
+
+/// So many places, other ones each time.
+pub fn some_places(count: u32) -> impl Iterator<Item = &'static Conn> {
+    let high = table().map_or(0, |t| t.high.load(Relaxed));
+    let from = shared().map_or(0, |s| {
+        let at = s.hand.load(Relaxed);
+        let from = if at < high { at } else { 0 };
+        s.hand.store(from.saturating_add(count), Relaxed);
+        from
+    });
+    (from..high.min(from.saturating_add(count))).filter_map(conn)
 }
 
 fn sealed(name: &[u8], len: usize, seals: c_int) -> Result<(c_int, *mut u8), i32> {
@@ -229,6 +259,8 @@ pub fn allocate() -> Option<&'static Conn> {
                     let conn = s.conns.get(index as usize)?;
                     conn.number.store(index, Relaxed);
                     conn.reset();
+                    // Whose it was must not be taken for a holder of this one.
+                    conn.row().pid.store(0, Relaxed);
                     conn.life().begin();
                     table()?.high.fetch_max(index + 1, Relaxed);
                     return Some(conn);

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 use std::time::{Duration, Instant};
-use tests::{Lab, ccase, net, plain_only, process, rounds};
+use tests::{Lab, Policy, ccase, net, plain_only, process, rounds};
 
 /// How many were let in, and how many turned away.
 fn let_in(run: tests::Running) -> [f64; 2] {
@@ -150,4 +150,91 @@ fn connections_that_come_and_go() {
          {others} others served meanwhile, the slowest in {longest:.1?}"
     );
     assert!(more < 32 << 20, "{more} bytes more");
+}
+
+/// A server with a child for each connection: who `end`s without closing it leaves nothing behind that is there for long.
+fn children_leave_nothing(policy: Policy, end: &str) {
+    const SERVER: &str = "import os, signal, socket, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+while True:
+    end, _ = listener.accept()
+    if os.fork() == 0:
+        while data := end.recv(1000): end.sendall(data)
+        if sys.argv[2] == 'killed': os.kill(os.getpid(), 9)
+        os._exit(0)
+    end.close()";
+    const CLIENT: &str = "import socket, sys
+for _ in range(80):
+    end = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
+    for _ in range(40):
+        end.sendall(bytes(500))
+        left = 500
+        while left: left -= len(end.recv(left))
+    end.shutdown(socket.SHUT_WR)
+    assert end.recv(1) == b''";
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let port = net::free_port();
+    let start = |program: &str| {
+        let run = lab.shim("python3").policy(policy);
+        let run = run.args(["-c", program, &port.to_string(), end]);
+        run.limit(Duration::from_secs(100))
+    };
+    let server = start(SERVER).spawn().listening(port);
+    start(CLIENT).finish().ok();
+    assert!(lab.stats().must("accelerated") > 40);
+    let rows = lab.sockets();
+    assert!(rows.len() < 10, "{end}: {}", rows.len());
+    server.stop();
+}
+
+#[test]
+fn children_that_exit() {
+    children_leave_nothing(Policy::Default, "exits");
+}
+
+#[test]
+fn children_that_are_killed() {
+    children_leave_nothing(Policy::Eager, "killed");
+}
+
+/// A child in a pid namespace of its own cannot see its parent, which goes on with its connection all the same.
+#[test]
+fn parent_out_of_sight() {
+    const PROGRAM: &str = "import ctypes, os, socket
+listener = socket.create_server(('127.0.0.1', 0))
+def pair():
+    a = socket.create_connection(listener.getsockname())
+    return a, listener.accept()[0]
+def talk(a, b):
+    for _ in range(20):
+        a.sendall(b'there'); assert b.recv(5) == b'there'
+        b.sendall(b'back'); assert a.recv(4) == b'back'
+first = pair()
+talk(*first)
+first[0].sendall(b'kept')
+first[1].settimeout(20)
+inner = ctypes.CDLL(None).unshare(0x20000000) == 0
+if not inner: print('as root only')
+child = os.fork()
+if child == 0:
+    assert (os.getpid() == 1) == inner
+    for end in first: end.close()
+    for _ in range(40): talk(*pair())
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+others = [pair() for _ in range(20)]
+for other in others: talk(*other)
+assert first[1].recv(4) == b'kept'
+talk(*first)
+for end in first: end.close()
+for other in others: talk(*other)
+print('well')";
+    let lab = Lab::start();
+    let text = lab.eager("python3").args(["-c", PROGRAM]).finish().ok();
+    assert!(text.ends_with("well\n"), "{text}");
+    lab.assert_clean();
 }

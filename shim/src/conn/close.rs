@@ -246,21 +246,47 @@ fn fold(table: &TableHeader, row: &Row, accelerated: bool) {
     }
 }
 
-/// Gives back connections whose only holder died without closing them.
+/// Places that a new connection looks at.
+const LOOKS: u32 = 2;
+
+/// Gives back connections whose only holder ended without closing them.
 pub fn sweep() {
     let high = family::table().map_or(0, |t| t.high.load(Relaxed));
-    let me = lock::pid();
-    for conn in (0..high).filter_map(family::conn) {
-        let pid = conn.row().pid.load(Relaxed);
-        if conn.generation.load(Relaxed) & 1 == 1
-            && conn.holders.load(Relaxed) == 1
-            && pid != 0
-            && pid != me
-            && !os::process_alive(pid)
-            && conn.holders.compare_exchange(1, 0, AcqRel, Relaxed).is_ok()
-        {
-            finish(conn);
+    if family::may_miss_one() {
+        (0..high)
+            .filter_map(family::conn)
+            .for_each(|conn| sweep_one(conn, os::process_alive));
+    }
+}
+
+/// The same for a few of them, for each new connection: so there are never many more of them than of others. A
+/// server with a child for each connection, which exits, would fill all places in time.
+pub fn sweep_some() {
+    if family::may_miss_one() && !sandbox::within() {
+        family::some_places(LOOKS).for_each(|conn| sweep_one(conn, os::process_exists));
+    }
+}
+
+fn sweep_one(conn: &Conn, there: fn(u32) -> bool) {
+    let pid = &conn.row().pid;
+    let holder = pid.load(Relaxed);
+    if conn.generation.load(Acquire) & 1 == 1
+        && conn.holders.load(Acquire) == 1
+        && holder != 0
+        && holder != lock::pid()
+        && !there(holder)
+        // Several may look. One does it, before the place can become another's.
+        && pid.compare_exchange(holder, 0, AcqRel, Relaxed).is_ok()
+        && conn.holders.compare_exchange(1, 0, AcqRel, Relaxed).is_ok()
+    {
+        // The daemon knows of what the holder had claimed itself.
+        let pair = conn.pair.load(Relaxed);
+        if pair != 0 && conn.claimant.load(Relaxed) == lock::pid() {
+            daemon::release(pair);
         }
+        // Mapped in that process.
+        conn.tx.sndbuf.store(0, Relaxed);
+        finish(conn);
     }
 }
 
@@ -268,10 +294,16 @@ pub fn sweep() {
 /// connection go on alone.
 /// True: there are none, and it may have been on a ring.
 pub fn abandon(sock: Sock) -> bool {
+    let (pid, me) = (&sock.row().pid, lock::pid());
+    let _ = pid.compare_exchange(me, 0, AcqRel, Relaxed);
     let alone = sock
         .holders
         .fetch_update(AcqRel, Relaxed, |n| (n > 1).then(|| n - 1))
         .is_err();
+    if alone {
+        // For a relative's sweep.
+        pid.store(me, Relaxed);
+    }
     let paired = alone && sock.phase() == phase::PAIRED;
     if paired {
         end_handshake(sock);

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering::*;
 
 /// A place for a connection.
 fn take() -> Option<&'static Conn> {
+    super::close::sweep_some();
     family::allocate().or_else(|| {
         super::close::sweep();
         family::allocate()

@@ -7,6 +7,10 @@ pub fn getpid() -> c_int {
     call!(libc::SYS_getpid).unwrap_or(0) as c_int
 }
 
+pub fn getppid() -> c_int {
+    call!(libc::SYS_getppid).unwrap_or(0) as c_int
+}
+
 pub fn geteuid() -> u32 {
     call!(libc::SYS_geteuid).unwrap_or(0) as u32
 }
@@ -39,9 +43,14 @@ pub fn clock_monotonic() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
+/// Whether a process exists, be it as a zombie.
+pub fn process_exists(pid: u32) -> bool {
+    pid != 0 && call!(libc::SYS_kill, pid, 0) != Err(libc::ESRCH)
+}
+
 /// Whether a process exists and has not ended (a zombie has).
 pub fn process_alive(pid: u32) -> bool {
-    if pid == 0 || call!(libc::SYS_kill, pid, 0) == Err(libc::ESRCH) {
+    if !process_exists(pid) {
         return false;
     }
     let mut digits = [0u8; 10];

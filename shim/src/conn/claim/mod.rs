@@ -86,6 +86,8 @@ fn attempt(sock: Sock) {
             claim.claim = claim_id(sock.conn);
             // The phase first: the answer may come before this thread runs on.
             sock.claimant.store(lock::pid(), Relaxed);
+            // It may have come from a parent, which has closed it.
+            sock.row().pid.store(lock::pid(), Relaxed);
             sock.clear(flag::ASKED_BACK);
             sock.claimed_at.store(clock::now(), Relaxed);
             let bytes = sock.tcp_bytes();
