@@ -109,12 +109,13 @@ const LEGS: [Leg; 4] = [
 const MOST_WARM: u32 = 64 * 8 * 8;
 
 /// Cases that take seconds on each leg, and legs on which they run unless all is to be run.
-const SLOW: [&str; 5] = [
+const SLOW: [&str; 6] = [
     "late_accept",
     "short_connections",
     "pure_uploader",
     "sends_interrupted",
     "replaced_while_polled",
+    "same_reader",
 ];
 const SLOW_LEGS: [&str; 2] = ["eager", "default"];
 

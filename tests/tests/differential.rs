@@ -206,6 +206,14 @@ cases! { leaving:
     programs Fast,
 }
 
+cases! { standing:
+    programs Fast,
+    exec Fast,
+    passed Fast,
+    stream Fast,
+    same_reader Fast,
+}
+
 cases! { odd:
     by_number Fast,
     past_the_library Any,

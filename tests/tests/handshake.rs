@@ -6,12 +6,12 @@ use protocol::clc::{AcceptConfirm, Mode};
 use protocol::ids::{DmbToken, Role};
 use protocol::reason;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 use tests::peer::link::{Echo, Ended, Ping};
 use tests::peer::{Fault, Link, Session, Stage};
 use tests::stream::Stream;
-use tests::{Lab, Outcome, Running, ccase, net, plain_only, rounds};
+use tests::{Lab, Outcome, Running, Stats, ccase, net, plain_only, rounds};
 
 /// Bytes of each message, at most: Proposal, Accept, Confirm, ConfirmAck.
 const LENGTHS: [usize; 4] = [220, 130, 130, 32];
@@ -306,6 +306,68 @@ fn small_messages_lie_beside_the_cursor() {
         link.exchange_on_rings(40);
     }
     drop(link);
+    server.stop();
+    drop(session);
+    lab.assert_clean();
+}
+
+/// A sender whose reader seemed to stand still has given TCP what the reader had taken from the ring, or took just then: it comes
+/// once. So does what TCP had no room for, and what a sender left on the ring that died amid that.
+#[test]
+fn what_came_by_the_ring_does_not_come_again() {
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let (server, port) = server(&lab);
+    let mut session = Session::join(&lab.socket());
+    let (mut link, ended) = as_client(&mut session, port, Stage::Proposal, &Fault::None);
+    assert_eq!(ended, Ended::Established);
+    let mut random = Stream::new(7);
+    let echoed = |link: &mut Link, bytes: &[u8]| {
+        let mut back = vec![0; bytes.len()];
+        link.recv_all(&mut back);
+        assert!(back == bytes, "the echo differs");
+    };
+    let mut bytes = |n: u64| {
+        let mut bytes = vec![0; n as usize * 8];
+        random.fill(&mut bytes);
+        bytes
+    };
+    for round in 0..24 {
+        link.exchange_on_rings(1000);
+        let [taken, rest, more] = [
+            bytes(200 * (round % 3)),
+            bytes(500 * (round % 4)),
+            bytes(300),
+        ];
+        link.send_ring(&taken);
+        echoed(&mut link, &taken);
+        let part = taken.len() * (round as usize % 2) + rest.len() / 2;
+        let most = if round < 12 { usize::MAX } else { part };
+        let twice = link.carry_twice(&rest, &taken, most);
+        if round % 2 == 0 {
+            // Before that is over, the ring is read.
+            echoed(&mut link, &rest);
+        }
+        link.carried(twice);
+        link.send_tcp(&more).expect("a connection that goes on");
+        if round % 2 == 1 {
+            echoed(&mut link, &rest);
+        }
+        echoed(&mut link, &more);
+    }
+    link.exchange_on_rings(1000);
+    let [taken, rest] = [bytes(100), bytes(500)];
+    link.send_ring(&taken);
+    echoed(&mut link, &taken);
+    let _ = link.carry_twice(&rest, &taken, 1000);
+    link.tcp.shutdown(Shutdown::Write).expect("a socket");
+    echoed(&mut link, &rest);
+    let mut byte = [0];
+    assert_eq!(link.tcp.read(&mut byte).expect("an end in order"), 0);
+    drop(link);
+    assert!(lab.settle().0.share_smc(&Stats::zero()) > 0.0);
     server.stop();
     drop(session);
     lab.assert_clean();

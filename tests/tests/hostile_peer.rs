@@ -142,17 +142,19 @@ fn flags(link: &mut Link, _: &mut Session, random: &mut Stream) {
 }
 
 fn directions(link: &mut Link, _: &mut Session, random: &mut Stream) {
-    const CARRIERS: [Carrier; 5] = [
+    const CARRIERS: [Carrier; 7] = [
         Carrier::Tcp,
         Carrier::Ring,
         Carrier::Final,
         Carrier::Frozen,
         Carrier::Repeating,
+        Carrier::Twice,
+        Carrier::TwiceAll,
     ];
     for _ in 0..200 {
         let direction = Direction {
             generation: random.below(4) as u16,
-            carrier: CARRIERS[random.below(5) as usize],
+            carrier: CARRIERS[random.below(7) as usize],
             position: random.below(100),
         };
         link.pair.words()[random.below(2) as usize].store(direction.word(), Relaxed);

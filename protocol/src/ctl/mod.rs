@@ -18,7 +18,7 @@ pub use wire::{DecodeError, Wire};
 
 pub const MAGIC: u16 = 0x5c10;
 /// Version of everything in this module and of the shared-memory layouts it hands out.
-pub const VERSION: u16 = 9;
+pub const VERSION: u16 = 10;
 /// No message is longer.
 pub const MAX_MESSAGE: usize = 1024;
 /// No message carries more descriptors.

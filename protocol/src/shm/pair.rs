@@ -10,13 +10,21 @@
 //! ```text
 //!   TCP(g) ──sender, gate held──▶ RING(g+1, start)      from the seam on; before it, over TCP
 //!   RING ──sender──▶ FINAL(F)      bytes after ring position F go over TCP
+//!   RING ──sender──▶ TWICE(C)      the sender gives TCP [C, produced) as well, for a reader that stands still
+//!   TWICE(C) ──sender──▶ TWICE_ALL(C)    TCP has all of it, and bytes after it go there; else FINAL
 //!   RING ──receiver─▶ FROZEN(C)    what follows C comes over TCP, once the sender knows
 //!   FROZEN(C) ──receiver─▶ FROZEN(C')    until then, the receiver takes it from the ring
 //!   FROZEN(C) ──sender──▶ REPEATING(C)   the sender repeats [C, produced) over TCP
 //!   FINAL ──receiver, consumed up to F──▶ TCP        REPEATING ──sender, repeated──▶ TCP
+//!   TWICE_ALL ──receiver, once TCP goes on where it stands──▶ TCP
 //! ```
-//! * Counts: what each receiver has consumed from the TCP stream; and the **seam**, the place of that
-//!   stream at which it goes on on the ring.
+//! * Counts: what each receiver has consumed from the TCP stream; the **seam**, the place of that
+//!   stream at which it goes on on the ring; and **behind**, at which it goes on behind the ring's end, where
+//!   that is not the same.
+//!
+//! A receiver takes from the ring with plain stores, so a sender cannot know exactly what it has taken. It need not,
+//! when it carries something twice: C is as far as the receiver had come for sure. What that has taken beyond C comes
+//! once more over TCP, as the first there, and it lets it fall ([`Direction::owed`]).
 
 use super::SLOT_LEN;
 use super::sync::{AtomicU64, Ordering};
@@ -35,6 +43,8 @@ pub enum Carrier {
     Final = 2,
     Frozen = 3,
     Repeating = 4,
+    Twice = 5,
+    TwiceAll = 6,
 }
 
 /// Value of a direction word.
@@ -43,7 +53,7 @@ pub struct Direction {
     /// Counts the periods on the ring (13 bits).
     pub generation: u16,
     pub carrier: Carrier,
-    /// `Ring`: position at which the period starts; `Final`: F; `Frozen`, `Repeating`: C.
+    /// `Ring`: position at which the period starts; `Final`: F; the others: C.
     pub position: u64,
 }
 
@@ -61,6 +71,8 @@ impl Direction {
             2 => Carrier::Final,
             3 => Carrier::Frozen,
             4 => Carrier::Repeating,
+            5 => Carrier::Twice,
+            6 => Carrier::TwiceAll,
             _ => Carrier::Tcp,
         };
         Direction {
@@ -86,11 +98,22 @@ impl Direction {
     /// in between comes before what is on TCP.
     pub const fn has_gone_onto_ring(self, consumed: u64, size: u32) -> bool {
         match self.carrier {
-            Carrier::Ring => self.position_after(consumed, consumed).is_some(),
+            // Nothing was taken in this period yet, so C is its start.
+            Carrier::Ring | Carrier::Twice => self.position_after(consumed, consumed).is_some(),
             Carrier::Final => self
                 .position_after(consumed, consumed + size as u64)
                 .is_some(),
-            Carrier::Tcp | Carrier::Frozen | Carrier::Repeating => false,
+            Carrier::Tcp | Carrier::Frozen | Carrier::Repeating | Carrier::TwiceAll => false,
+        }
+    }
+
+    /// Receiver of a `Twice` or `TwiceAll` direction at ring position `consumed`, which has taken `beyond` bytes from TCP
+    /// since the seam: how many of those that TCP brings next it has taken from the ring. `None`: the peer breaks the rules.
+    pub const fn owed(self, consumed: u64, size: u32, beyond: u64) -> Option<u64> {
+        let earliest = consumed.saturating_sub(size as u64);
+        match self.position_after(earliest, consumed) {
+            Some(from) => (consumed - from).checked_sub(beyond),
+            None => None,
         }
     }
 }
@@ -147,6 +170,34 @@ impl DirectionWord {
         self.change(from, Carrier::Final, end)
     }
 
+    /// Sender: what lies on the ring from `taken` on goes over TCP as well.
+    pub fn twice(&self, taken: u64) -> Result<(), Direction> {
+        let from = self.load();
+        if from.carrier != Carrier::Ring {
+            return Err(from);
+        }
+        self.change(from, Carrier::Twice, taken)
+    }
+
+    /// Sender of a `Twice` direction: TCP has all of it.
+    pub fn twice_all(&self) -> Result<(), Direction> {
+        let from = self.load();
+        if from.carrier != Carrier::Twice {
+            return Err(from);
+        }
+        self.change(from, Carrier::TwiceAll, from.position)
+    }
+
+    /// Sender of a `Twice` direction, with `behind` written: TCP has not taken all of it, and what follows ring position
+    /// `end` comes there.
+    pub fn twice_in_part(&self, end: u64) -> Result<(), Direction> {
+        let from = self.load();
+        if from.carrier != Carrier::Twice {
+            return Err(from);
+        }
+        self.change(from, Carrier::Final, end)
+    }
+
     /// Receiver: what lies on the ring beyond `consumed` shall come over TCP.
     pub fn freeze(&self, consumed: u64) -> Result<(), Direction> {
         let from = self.load();
@@ -168,11 +219,13 @@ impl DirectionWord {
         self.change(frozen, Carrier::Repeating, frozen.position)
     }
 
-    /// Receiver of a `Final`, or sender of a `Repeating`, direction: all of it is over TCP now.
+    /// Receiver of a `Final` or `TwiceAll`, or sender of a `Repeating`, direction: all of it is over TCP now.
     pub fn to_tcp(&self) -> Result<(), Direction> {
         let from = self.load();
         match from.carrier {
-            Carrier::Final | Carrier::Repeating => self.change(from, Carrier::Tcp, 0),
+            Carrier::Final | Carrier::Repeating | Carrier::TwiceAll => {
+                self.change(from, Carrier::Tcp, 0)
+            }
             _ => Err(from),
         }
     }
@@ -265,6 +318,9 @@ pub struct Counts {
     /// Application bytes that this end has sent over TCP before its direction went onto the ring.
     /// Written before the direction word; it holds until the receiver has followed.
     pub seam: AtomicU64,
+    /// Application bytes that this end had sent over TCP when its direction became `Final`, if some of the ring's were
+    /// among them: those before this count come once more.
+    pub behind: AtomicU64,
 }
 
 /// The slot of a connection in the arena.
@@ -353,6 +409,8 @@ mod tests {
             Carrier::Final,
             Carrier::Frozen,
             Carrier::Repeating,
+            Carrier::Twice,
+            Carrier::TwiceAll,
         ] {
             for generation in [0, 1, GENERATION_MASK] {
                 let d = Direction {
@@ -393,6 +451,30 @@ mod tests {
             }
         );
         assert_eq!(w.to_ring(9).unwrap().generation, 2);
+    }
+
+    #[test]
+    fn what_was_carried_twice_is_known() {
+        let w = DirectionWord::default();
+        assert!(w.twice(0).is_err());
+        w.to_ring(5).unwrap();
+        w.twice(7).unwrap();
+        assert_eq!(w.freeze(7).unwrap_err().carrier, Carrier::Twice);
+        assert!(w.finish(9).is_err() && w.to_tcp().is_err());
+        let owed = |consumed, beyond| w.load().owed(consumed, 100, beyond);
+        assert_eq!(
+            (owed(7, 0), owed(10, 0), owed(10, 2)),
+            (Some(0), Some(3), Some(1))
+        );
+        assert_eq!((owed(10, 4), owed(6, 0), owed(108, 0)), (None, None, None));
+        w.twice_all().unwrap();
+        assert_eq!(w.load().position, 7);
+        assert!(w.twice_all().is_err() && w.twice_in_part(9).is_err());
+        w.to_tcp().unwrap();
+        w.to_ring(9).unwrap();
+        w.twice(9).unwrap();
+        w.twice_in_part(12).unwrap();
+        assert_eq!((w.load().carrier, w.load().position), (Carrier::Final, 12));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The end of a connection in this process and in the family.
 
-use super::{Conn, Sock, claim, flag, kept, passed, phase, revert, rx, tx};
+use super::{Conn, Sock, claim, flag, kept, passed, phase, revert, rx, twice, tx};
 use crate::{clock, daemon, epoll, family, fds, lgr, lock, os, sandbox, trace};
 use protocol::reason;
 use protocol::shm::cdc;
@@ -112,8 +112,10 @@ fn end_handshake(sock: Sock) {
         if shut {
             super::onto_ring::follow(&sock, slot);
         }
+        // Nor what was taken from the ring already. What is unread makes it a reset anyway.
+        let settled = shut && (rx::on_ring(&sock) != 0 || twice::settled(sock, slot));
         sock.rx.lock.unlock(held);
-        if shut || clock::now() >= end {
+        if settled || clock::now() >= end {
             break;
         }
         let _ = os::poll_one(sock.fd, libc::POLLIN, 1);

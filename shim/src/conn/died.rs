@@ -113,6 +113,6 @@ pub fn killed_with_unread(conn: &Conn) -> bool {
     // Of bytes on TCP the kernel knows.
     matches!(
         slot.direction(conn.role()).load().carrier,
-        Carrier::Ring | Carrier::Final | Carrier::Frozen
+        Carrier::Ring | Carrier::Final | Carrier::Frozen | Carrier::Twice
     ) && slot.counts(conn.role().peer()).taken.load(Acquire) != tx::producer(conn).produced.position
 }

@@ -19,6 +19,7 @@ pub mod quick;
 pub mod ready;
 pub mod revert;
 pub mod rx;
+pub mod twice;
 pub mod tx;
 
 use crate::lock::Lock;
@@ -144,7 +145,7 @@ pub struct Tx {
     pub sndbuf: AtomicU64,
     /// Application bytes given to TCP.
     pub sent: AtomicU64,
-    /// While the peer has frozen the ring: the next ring position to be repeated over TCP, + 1.
+    /// While what lies on the ring goes over TCP, because the peer has frozen it or stands still: its next position, + 1.
     pub repeat: AtomicU64,
     /// Clock of the first look that found the ring full without movement, or 0.
     pub stalled: AtomicU64,

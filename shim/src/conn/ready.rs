@@ -1,6 +1,6 @@
 //! Readiness of a connection: what poll, select and epoll report.
 
-use super::{Sock, died, flag, handshake, onto_ring, phase, revert, rx, tx};
+use super::{Sock, died, flag, handshake, onto_ring, phase, revert, rx, twice, tx};
 use crate::{fds, os};
 use protocol::shm::pair::{Carrier, GateState, PairSlot};
 use std::ffi::c_int;
@@ -25,7 +25,13 @@ pub fn service(sock: Sock) {
     } else {
         onto_ring::gone(&sock, slot) || sock.rx.frozen.load(Relaxed) != 0
     };
-    if moved && let Some(held) = sock.rx.lock.try_lock() {
+    let came_twice = incoming == Carrier::TwiceAll || twice::comes(&sock, slot);
+    if (moved || came_twice)
+        && let Some(held) = sock.rx.lock.try_lock()
+    {
+        if came_twice {
+            twice::settled(sock, slot);
+        }
         if sock.rx_ring() {
             rx::drained(sock);
         } else if sock.rx.frozen.load(Relaxed) != 0 {
@@ -118,10 +124,11 @@ pub fn ending(sock: Sock) -> bool {
     sock.has(flag::FIN_SEEN | flag::SHUT_RD)
 }
 
-/// Whether what lies on the TCP socket is a handshake message, and not the program's.
+/// Whether what lies on the TCP socket is a handshake message, or comes once more, and is not the program's.
 pub fn message_coming(sock: Sock) -> bool {
-    sock.slot()
-        .is_some_and(|slot| slot.gate(sock.role().peer()).state() == GateState::Busy)
+    sock.slot().is_some_and(|slot| {
+        slot.gate(sock.role().peer()).state() == GateState::Busy || twice::comes(&sock, slot)
+    })
 }
 
 /// Asks the kernel, and takes a handshake message off the stream rather than calling it readable:

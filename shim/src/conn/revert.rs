@@ -1,6 +1,6 @@
 //! The way back to TCP, both halves, and the reset of a peer that breaks the rules.
 
-use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, rx, step, tx};
+use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, rx, step, twice, tx};
 use crate::{clock, ctx, epoll, fds, os, short, trace};
 use protocol::reason;
 use protocol::shm::cdc::{self, Place};
@@ -79,6 +79,7 @@ pub fn follow_recall(sock: Sock, slot: &PairSlot) {
 /// The receiver has frozen the ring: what it did not take is repeated over TCP. The caller holds
 /// the send lock.
 pub fn follow_freeze(sock: Sock, direction: Direction) {
+    twice::go_on(sock, direction);
     if sock.tx.ring.swap(0, AcqRel) == 0 {
         return;
     }
@@ -132,13 +133,19 @@ fn end_taking(sock: Sock, mut frozen: Direction) -> Option<u64> {
     None
 }
 
-/// Repeats over TCP what the receiver left on the ring. True: all of it is given to the kernel.
+/// Repeats over TCP what the receiver left on the ring. True: all of it is given to the kernel, or what was not stays
+/// where it is.
 pub fn repeat(sock: Sock) -> bool {
     let Some(slot) = sock.slot() else { return true };
+    let twice = slot.direction(sock.role()).load().carrier == Carrier::Twice;
     let producer = tx::producer(&sock);
     loop {
         let from = sock.tx.repeat.load(Relaxed).wrapping_sub(1);
         let end = producer.produced.position;
+        if from >= end && twice {
+            twice::over(sock, slot, false);
+            return true;
+        }
         if from >= end {
             let _ = slot.direction(sock.role()).to_tcp();
             sock.tx.consumed.store(end, Relaxed);
@@ -167,12 +174,20 @@ pub fn repeat(sock: Sock) -> bool {
                 sock.tx.repeat.store(from + n as u64 + 1, Release);
             }
             Err(libc::EINTR) => {}
+            Err(libc::EAGAIN) if twice => {
+                twice::over(sock, slot, true);
+                return true;
+            }
             Err(libc::EAGAIN) => return false,
             // The connection is dead: there is nobody to repeat it for.
             Err(e) => {
                 // EPIPE is what the kernel says from now on.
                 if e != libc::EPIPE && !died::in_order_after(&sock, e) {
                     sock.owe(e);
+                }
+                if twice {
+                    twice::over(sock, slot, true);
+                    return true;
                 }
                 sock.tx.repeat.store(end + 1, Release);
             }
@@ -376,11 +391,13 @@ fn leave_step(sock: Sock, slot: &PairSlot, code: u32) -> Left {
             thaw(sock, slot);
         }
     }
+    let settled = twice::settled(sock, slot);
     let word = slot.direction(sock.role().peer());
     let (direction, here) = (word.load(), sock.rx.consumed.load(Acquire));
     let drained = direction.position_after(here, here).is_some();
     if direction.carrier == Carrier::Final
         && drained
+        && settled
         && word.to_tcp().is_ok()
         && sock.rx.ring.swap(0, AcqRel) != 0
     {
@@ -395,7 +412,9 @@ fn leave_step(sock: Sock, slot: &PairSlot, code: u32) -> Left {
     let rest_on_tcp = match carrier {
         Carrier::Tcp | Carrier::Repeating => true,
         Carrier::Frozen => empty,
-        Carrier::Ring | Carrier::Final => empty && sock.has(flag::FIN_SEEN),
+        Carrier::Ring | Carrier::Final | Carrier::Twice | Carrier::TwiceAll => {
+            empty && settled && sock.has(flag::FIN_SEEN)
+        }
     };
     match carrier {
         _ if !sent || !shut => Left::Not,

@@ -1,6 +1,6 @@
 //! Sending: onto the ring, or over TCP in steps that do not wait.
 
-use super::{Conn, Sock, alive, died, flag, handshake, quick, ready, revert};
+use super::{Conn, Sock, alive, died, flag, handshake, quick, ready, revert, twice};
 use crate::iov::Iov;
 use crate::{clock, copy, ctx, epoll, lgr, lock, os, wait};
 use protocol::shm::cdc::{self, Cursor, Place};
@@ -417,7 +417,7 @@ fn full(sock: Sock, producer: &Producer) -> Option<Put> {
         return None;
     }
     if stalled(sock, producer.consumed.position) {
-        revert::finish(sock, protocol::reason::READER_STALLED);
+        twice::leave_ring(sock);
         return None;
     }
     Some(Put::Full)
@@ -524,8 +524,9 @@ pub fn give_up_if_stalled(sock: Sock) {
         && stalled(sock, producer.consumed.position)
         && let Some(held) = sock.tx.lock.try_lock()
     {
-        if sock.tx_ring() {
-            revert::finish(sock, protocol::reason::READER_STALLED);
+        // Not amid a send that a signal handler has interrupted.
+        if sock.tx_ring() && !held.nested() {
+            twice::leave_ring(sock);
         }
         sock.tx.lock.unlock(held);
     }

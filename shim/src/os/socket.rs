@@ -43,6 +43,12 @@ pub fn recv(fd: c_int, out: &mut [u8], flags: c_int) -> Result<usize> {
     )
 }
 
+/// Takes up to `n` bytes off a TCP socket that nobody sees. Does not wait.
+pub fn discard(fd: c_int, n: usize) -> Result<usize> {
+    let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+    call!(libc::SYS_recvfrom, fd, 0, n, flags, 0, 0)
+}
+
 pub fn sendmsg(fd: c_int, message: &mut libc::msghdr, flags: c_int) -> Result<usize> {
     call!(libc::SYS_sendmsg, fd, message as *mut libc::msghdr, flags)
 }

@@ -7,7 +7,7 @@ mod tcp;
 pub use ring::{drained, frozen};
 pub use tcp::{at_mark, crosses_over, message_ahead};
 
-use super::{Conn, Sock, handshake, onto_ring, phase, quick, revert, tx};
+use super::{Conn, Sock, handshake, onto_ring, phase, quick, revert, twice, tx};
 use crate::iov::Iov;
 use protocol::shm::cdc::{self, Cursor, Place};
 use protocol::shm::pair::{Carrier, PairSlot};
@@ -114,7 +114,7 @@ pub fn peek_beyond(sock: Sock, n: usize, sink: Sink<'_>, flags: c_int) -> usize 
         let ends =
             direction.carrier == Carrier::Final && direction.position_after(end, end).is_some();
         // Not beyond urgent data.
-        (ends && !tcp::marked(sock))
+        (ends && !tcp::marked(sock) && twice::settled(sock, slot))
             .then(|| tcp::receive(sock, sink, flags | libc::MSG_PEEK, usize::MAX))
     } else {
         let ends = onto_ring::up_to_seam(&sock, slot) == Some(n as u64) && left_behind(&sock) != 0;
@@ -168,8 +168,11 @@ pub fn carrier_moved(conn: &Conn, slot: &PairSlot) -> bool {
     let direction = slot.direction(conn.role().peer()).load();
     let here = conn.rx.consumed.load(Acquire);
     match direction.carrier {
-        Carrier::Ring => false,
-        Carrier::Final => direction.position_after(here, here).is_some(),
+        // What TCP brings of it wakes.
+        Carrier::Ring | Carrier::Twice | Carrier::TwiceAll => false,
+        Carrier::Final => {
+            direction.position_after(here, here).is_some() && twice::debt(conn, slot) == 0
+        }
         Carrier::Tcp | Carrier::Frozen | Carrier::Repeating => true,
     }
 }

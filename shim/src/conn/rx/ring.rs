@@ -1,7 +1,7 @@
 //! A step of a receive while the ring carries the direction, or has carried it.
 
 use super::{Got, Sink, confirm, consumer, left_behind, tcp};
-use crate::conn::{Conn, Sock, died, flag, ready, revert};
+use crate::conn::{Conn, Sock, died, flag, ready, revert, twice};
 use crate::iov::pour;
 use crate::{clock, lock, os, trace};
 use protocol::shm::cdc::{self, Cursor};
@@ -18,6 +18,22 @@ const LOOK_US: u64 = 50;
 /// `None`: look again, the carrier has changed.
 pub fn from_ring(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
     let own = sock.own()?;
+    if let Some(slot) = sock.slot() {
+        let direction = slot.direction(sock.role().peer()).load();
+        match direction.carrier {
+            Carrier::TwiceAll => match twice::turn(sock, slot, direction) {
+                Ok(false) if sock.rx_ring() => {}
+                other => return came_twice(sock, other),
+            },
+            // Whoever turned there was interrupted.
+            Carrier::Tcp if sock.rx_ring() => {
+                twice::off_ring(sock, slot);
+                sock.rx.ring.store(0, Release);
+                return None;
+            }
+            _ => {}
+        }
+    }
     let mut consumer = consumer(&sock);
     let room = sink.room().min(u32::MAX as usize) as u32;
     // The line of the peer's cursor stays with the peer while what was seen before is enough: it can
@@ -58,6 +74,20 @@ pub fn from_ring(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
         }
     }
     Some(Got::Bytes(n as usize))
+}
+
+/// After an attempt to let fall what TCP brings once more. `None`: all of that.
+fn came_twice(sock: Sock, all: Result<bool, i32>) -> Option<Got> {
+    match all {
+        Ok(true) => None,
+        Ok(false) if sock.has(flag::RESET) => None,
+        // It is on its way.
+        Ok(false) => Some(Got::Empty),
+        Err(e) => {
+            sock.note_error(e);
+            Some(Got::Error(e))
+        }
+    }
 }
 
 /// Copies a span of the ring to where the program wants it; gives how many bytes that were.
@@ -162,6 +192,10 @@ fn empty_ring(sock: Sock, consumer: &Consumer) -> Option<Got> {
                 }
                 return Some(Got::Empty);
             }
+            let paid = twice::pay(sock, slot);
+            if paid != Ok(true) {
+                return came_twice(sock, paid);
+            }
             if word.to_tcp().is_ok() {
                 confirm(&sock, here, 0);
                 sock.rx.ring.store(0, Release);
@@ -170,6 +204,13 @@ fn empty_ring(sock: Sock, consumer: &Consumer) -> Option<Got> {
             }
             return None;
         }
+        Carrier::Twice => {
+            if !twice::forget(sock, slot) {
+                return Some(Got::Empty);
+            }
+        }
+        // What it brings once more, or the moment in which the word has changed.
+        Carrier::TwiceAll => return Some(Got::Empty),
         Carrier::Frozen | Carrier::Repeating | Carrier::Tcp => {
             sock.rx.ring.store(0, Release);
             return None;

@@ -2,7 +2,7 @@
 
 use super::ring::{from_frozen, frozen};
 use super::{Got, Sink, available};
-use crate::conn::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, revert};
+use crate::conn::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, revert, twice};
 use crate::os;
 use protocol::shm::pair::{Carrier, GateState, PairSlot};
 use std::ffi::c_int;
@@ -37,6 +37,10 @@ pub fn from_tcp(sock: Sock, sink: Sink<'_>, flags: c_int) -> Option<Got> {
     };
     if sock.rx.frozen.load(Acquire) != 0 {
         revert::thaw(sock, slot);
+    }
+    if slot.direction(sock.role().peer()).load().carrier == Carrier::TwiceAll {
+        // This end has not come onto the ring, and stays on TCP.
+        twice::settled(sock, slot);
     }
     let got = match onto_ring::up_to_seam(&sock, slot) {
         None => Some(receive(sock, sink, flags, usize::MAX)),

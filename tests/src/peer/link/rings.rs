@@ -7,6 +7,13 @@ use protocol::shm::ring::Span;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::time::{Duration, Instant};
 
+/// What [`Link::carry_twice`] has begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Twice {
+    whole: bool,
+    end: u64,
+}
+
 impl Link {
     /// Puts our direction onto the ring, once the other end has read everything.
     pub fn switch(&mut self) {
@@ -112,6 +119,39 @@ impl Link {
         }
     }
 
+    /// Puts `bytes` into the ring and takes the direction off it as a sender does whose reader stands still, of which this one
+    /// only knows that it has not taken the last `back` bytes before them. TCP takes so many of them as it is told.
+    pub fn carry_twice(&mut self, bytes: &[u8], back: &[u8], most: usize) -> Twice {
+        let start = self.producer.produced.position - back.len() as u64;
+        self.send_ring(bytes);
+        let slot = self.pair.slot();
+        let (word, end) = (slot.direction(self.role()), self.producer.produced);
+        word.twice(start).expect("on the ring");
+        self.tx_ring = false;
+        let all = [back, bytes].concat();
+        let over_tcp = &all[..most.min(all.len())];
+        self.send_tcp(over_tcp).expect("a connection that goes on");
+        Twice {
+            whole: over_tcp.len() == all.len(),
+            end: end.position,
+        }
+    }
+
+    /// The end of that.
+    pub fn carried(&mut self, twice: Twice) {
+        let slot = self.pair.slot();
+        let word = slot.direction(self.role());
+        let done = match twice.whole {
+            true => word.twice_all(),
+            false => {
+                slot.counts(self.role()).behind.store(self.sent, Release);
+                word.twice_in_part(twice.end)
+            }
+        };
+        done.expect("a word that only we change now");
+        self.wake();
+    }
+
     /// Receives what is there, wherever it is. `None`: nothing now; 0: the end.
     pub fn recv_some(&mut self, block: &mut [u8]) -> Option<usize> {
         if !self.rx_ring {
@@ -140,7 +180,7 @@ impl Link {
         let here = self.consumer.consumed.position;
         let direction = word.load();
         match direction.carrier {
-            Carrier::Ring => self.ended().then_some(0),
+            Carrier::Ring | Carrier::Twice => self.ended().then_some(0),
             Carrier::Final if direction.position_after(here, here).is_none() => None,
             Carrier::Final => {
                 word.to_tcp().expect("a word that only we change now");
