@@ -3,7 +3,7 @@
 //! descriptor of our own.
 
 use super::{Conn, Sock, close, flag, phase, ready};
-use crate::{ctx, epoll, family, fds, os, ownfd, wait};
+use crate::{ctx, epoll, family, fds, os, ownfd, sandbox, wait};
 use protocol::stats::ROWS;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU64, Ordering::*};
@@ -13,8 +13,10 @@ static CALLS: [AtomicU16; ROWS] = [const { AtomicU16::new(0) }; ROWS];
 /// The descriptor that keeps connection N, + 1.
 static KEPT: [AtomicI32; ROWS] = [const { AtomicI32::new(0) }; ROWS];
 
-/// How much had come, + 1, when a number of connection N was closed under such a call.
-static COME: [AtomicU64; ROWS] = [const { AtomicU64::new(0) }; ROWS];
+/// Of connections that lost a number under such a call: how much had come by then, + 1, and the index, + 1, above. The last of
+/// those that share a place: it is asked soon.
+static COME: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+const COME_BITS: u32 = 46;
 
 fn calls(conn: &Conn) -> &'static AtomicU16 {
     static NONE: AtomicU16 = AtomicU16::new(0);
@@ -84,16 +86,26 @@ pub fn waited_on(conn: &Conn) -> bool {
 /// One of its numbers is about to be closed. A poll on that may run long after.
 pub fn closing(sock: Sock) {
     if waited_on(sock.conn)
-        && let Some(come) = COME.get(sock.conn.index() as usize)
+        && !sandbox::within()
+        && let (Some(place), name) = come_place(sock.conn)
     {
-        come.store(ready::come(sock).wrapping_add(1), Release);
+        let come = ready::come(sock).wrapping_add(1) & ((1 << COME_BITS) - 1);
+        place.store(name | come, Release);
     }
 }
 
-/// How much had come, + 1, when one of its numbers was closed last; 0: none was while a call waited.
-pub fn come_by_then(conn: &Conn) -> u64 {
-    let come = COME.get(conn.index() as usize);
-    come.map_or(0, |come| come.load(Acquire))
+/// How much had come, + 1, when one of its numbers was closed last, if that is known still.
+pub fn come_by_then(conn: &Conn) -> Option<u64> {
+    let (place, name) = come_place(conn);
+    Some(place?.load(Acquire) ^ name).filter(|come| come >> COME_BITS == 0)
+}
+
+fn come_place(conn: &Conn) -> (Option<&'static AtomicU64>, u64) {
+    let index = conn.index();
+    (
+        COME.get(index as usize & 255),
+        u64::from(index + 1) << COME_BITS,
+    )
 }
 
 /// One of its numbers was closed: polls on that have to find out.

@@ -45,16 +45,13 @@ impl Held {
 
     /// A number of the list was closed, or its new meaning was looked at.
     pub fn begin_anew(&mut self, one: &pollfd, sock: Sock) {
-        let closed_here = || match self.come == 0 && sock.fd != one.fd {
-            true => kept::come_by_then(sock.conn),
-            false => 0,
-        };
+        let here = self.come == 0 && sock.fd != one.fd;
         self.come = match one.events & URGENT {
             0 => 1,
-            _ => match closed_here() {
-                0 => ready::come(sock).wrapping_add(1),
-                then => then,
-            },
+            _ => here
+                .then(|| kept::come_by_then(sock.conn))
+                .flatten()
+                .unwrap_or_else(|| ready::come(sock).wrapping_add(1)),
         };
     }
 
