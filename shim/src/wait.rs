@@ -386,8 +386,7 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     if want == Want::Out && sock.tx_ring() {
         cap(tx::patience(&sock));
     }
-    if let Some(ns) = lgr::unheard() {
-        lgr::try_again();
+    if let Some(ns) = lgr::wake_again() {
         cap(ns);
     }
     sock.sleepers.fetch_add(1, AcqRel);

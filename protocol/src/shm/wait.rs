@@ -27,19 +27,32 @@ pub const CONTEXTS: usize = 256;
 pub const PAGE_LEN: usize = CONTEXTS * 64;
 
 /// Epoch in the upper 48 bits, number of sleepers in the lower 16; and the generation of the context's
-/// doorbell, which is another one when another process of the family takes the context over. Alone on
-/// its cache line.
+/// doorbell, which is another one when another process of the family takes the context over, with
+/// [`SHARED`] above it. Alone on its cache line.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct WaitWord(AtomicU64, AtomicU64);
 
 const SLEEPERS: u64 = 0xffff;
+/// Several peers have the doorbell, and each could silence it.
+const SHARED: u64 = 1 << 63;
 
 impl WaitWord {
     /// Owner: the context has a new doorbell. It is announced, with [`WaitWord::bell`], before anybody
     /// sleeps.
     pub fn new_bell(&self) {
         self.1.fetch_add(1, Ordering::SeqCst);
+        self.1.fetch_and(!SHARED, Ordering::SeqCst);
+    }
+
+    /// Owner: a second peer is given the doorbell.
+    pub fn share(&self) {
+        self.1.fetch_or(SHARED, Ordering::SeqCst);
+    }
+
+    /// Whether somebody else than this peer may have silenced the doorbell.
+    pub fn is_shared(&self) -> bool {
+        self.1.load(Ordering::Relaxed) & SHARED != 0
     }
 
     /// Generation of the doorbell.

@@ -6,11 +6,12 @@
 //! ([`protocol::shm::pair`]).
 
 use super::{Conn, Sock, phase, ready, revert, rx, step, tx};
-use crate::{lock, os, trace};
+use crate::{fds, lock, os, trace};
 use protocol::reason;
 use protocol::shm::cdc;
 use protocol::shm::pair::{Carrier, Direction, PairSlot};
 use protocol::trace::Kind;
+use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
 
 /// Between looks at what the sender is about to do.
@@ -21,6 +22,33 @@ pub fn leave_ring(sock: Sock) {
     if begin(sock).is_none() {
         revert::finish(sock, reason::READER_STALLED);
     }
+}
+
+/// Sender: a context of the peer's sleeps on, whatever it is rung. What its connections have left on the ring goes over TCP
+/// as well, and the kernel wakes it.
+pub fn wake_over_tcp(group: u32, context: u32) {
+    for sock in fds::socks(0, c_int::MAX) {
+        if sock.lgr.load(Relaxed) == group
+            && sock.tx_ring()
+            && tx::is_watched_by(&sock, context)
+            && has_unread(&sock)
+            && let Some(held) = sock.tx.lock.try_lock()
+        {
+            if sock.tx_ring() && !held.nested() {
+                leave_ring(sock);
+            }
+            sock.tx.lock.unlock(held);
+        }
+    }
+}
+
+/// Sender: whether the reader has not taken all of the ring.
+fn has_unread(sock: &Sock) -> bool {
+    let Some(slot) = sock.slot() else {
+        return false;
+    };
+    let taken = slot.counts(sock.role().peer()).taken.load(Acquire);
+    taken != tx::producer(sock).produced.position
 }
 
 /// `None`: the direction is to leave the ring as it does otherwise.

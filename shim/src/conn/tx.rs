@@ -385,6 +385,19 @@ pub fn wake_watchers(conn: &Conn) {
     }
 }
 
+/// Whether that context of the peer's watches the connection.
+pub fn is_watched_by(conn: &Conn, context: u32) -> bool {
+    let entry = |word: u64, shift| u32::from((word >> shift) as u16 & !COLD);
+    conn.own().is_some_and(|own| {
+        let mut words = own.watchers.iter().map(|word| word.load(Relaxed));
+        words.any(|word| {
+            [0, 16, 32, 48]
+                .iter()
+                .any(|n| entry(word, *n) == context + 1)
+        })
+    })
+}
+
 #[inline(never)]
 fn wake(conn: &Conn, own: &DmbHeader) {
     let Some(group) = lgr::get(conn.lgr.load(Relaxed)) else {

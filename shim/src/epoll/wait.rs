@@ -274,8 +274,7 @@ fn blind(set: &Set) -> Option<u64> {
 /// A sleep with a full ring lasts no longer than the reader is given (see `tx::stalled`), and one
 /// while a peer could not be woken lasts as long as between two attempts.
 fn blocked_writer(set: &Set) -> Option<u64> {
-    let mut limit = lgr::unheard();
-    lgr::try_again();
+    let mut limit = lgr::wake_again();
     for reg in set.hot().filter(|reg| reg.wants_room()) {
         if let Some(sock) = reg.sock()
             && sock.tx_ring()

@@ -4,7 +4,10 @@
 //! The channel's messages are never taken off it, only peeked at by number: every process of a fork
 //! family finds each doorbell there, whoever looked first.
 
+mod asleep;
 mod mapped;
+
+pub use asleep::wake_again;
 
 use crate::conn::Conn;
 use crate::ctx::Ctx;
@@ -21,8 +24,6 @@ pub const MAX: usize = 1024;
 /// Tries at the lock of the channels before it is passed over: some ten milliseconds, in which that of a process
 /// that has died is freed.
 const PEEK_TRIES: u32 = 260;
-/// Between attempts to get a doorbell that could not be had.
-const UNHEARD_NS: u64 = 2_000_000;
 
 pub struct LinkGroup {
     /// Name given by the daemon; 0: entry free.
@@ -42,6 +43,9 @@ pub struct LinkGroup {
     /// Messages of the channel that were looked at.
     seen: AtomicU32,
 }
+
+/// Link groups to which context N of this process was announced since it has its doorbell.
+static ANNOUNCED: [AtomicU32; CONTEXTS] = [const { AtomicU32::new(0) }; CONTEXTS];
 
 /// Doorbells of a link group's peer, and the epoch in which each was rung last.
 struct Bells {
@@ -232,6 +236,9 @@ pub fn renew(number: u32) {
             word.fetch_and(!(1 << (number % 64)), AcqRel);
         }
     }
+    if let Some(count) = ANNOUNCED.get(number as usize) {
+        count.store(0, Relaxed);
+    }
 }
 
 pub fn moved(from: c_int, to: c_int) {
@@ -241,32 +248,6 @@ pub fn moved(from: c_int, to: c_int) {
     for bells in BELLS.iter().take(used().len()) {
         for fd in &bells.fd {
             let _ = fd.compare_exchange(from, to, AcqRel, Relaxed);
-        }
-    }
-}
-
-/// Some peer sleeps whose doorbell could not be had: out of descriptors, or of memory.
-static UNHEARD: AtomicU32 = AtomicU32::new(0);
-
-/// How long our own sleeps may last while a peer sleeps that we could not wake.
-pub fn unheard() -> Option<u64> {
-    (UNHEARD.load(Acquire) != 0).then_some(UNHEARD_NS)
-}
-
-/// Tries once more to get the doorbells that could not be had; those are rung.
-pub fn try_again() {
-    if UNHEARD.load(Relaxed) == 0 || UNHEARD.swap(0, AcqRel) == 0 {
-        return;
-    }
-    for (group, bells) in used().iter().zip(&BELLS) {
-        if !matches!(group.id.load(Acquire), 0 | u32::MAX) {
-            group.fetch_bells(bells);
-            let waits = |(fd, rung): (&AtomicI32, &AtomicU64)| {
-                fd.load(Acquire) < 0 && rung.load(Acquire) != 0
-            };
-            if !group.peer_gone() && bells.fd.iter().zip(&bells.rung).any(waits) {
-                UNHEARD.store(1, Release);
-            }
         }
     }
 }
@@ -313,8 +294,15 @@ impl LinkGroup {
         let name = u64::from(ctx.number) | u64::from(ctx.word().bell()) << 32;
         let sent = os::send_fd(channel, &name.to_ne_bytes(), ctx.bell);
         match sent {
-            // Another thread may have relied on the announcement before it was made.
-            Ok(()) => ctx.ring(),
+            Ok(()) => {
+                if let Some(count) = ANNOUNCED.get(ctx.number as usize)
+                    && count.fetch_add(1, Relaxed) != 0
+                {
+                    ctx.word().share();
+                }
+                // Another thread may have relied on the announcement before it was made.
+                ctx.ring();
+            }
             Err(_) => {
                 word.fetch_and(!bit, AcqRel);
             }
@@ -377,6 +365,9 @@ impl LinkGroup {
         if rung.swap(mark, AcqRel) == mark {
             return false;
         }
+        if word.is_shared() {
+            asleep::doubt(self.index(), n);
+        }
         // Either this look finds the bell, or who installs it finds the mark.
         fence(SeqCst);
         let valid = word.bell();
@@ -389,7 +380,7 @@ impl LinkGroup {
             crate::ctx::ring(bell);
         }
         if !known() {
-            UNHEARD.store(1, Release);
+            asleep::unheard();
         }
         bell >= 0
     }

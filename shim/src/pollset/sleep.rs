@@ -77,8 +77,7 @@ impl Polled<'_> {
         if blind {
             limit = Some(limit.map_or(1_000_000, |ns| ns.min(1_000_000)));
         }
-        if let Some(often) = lgr::unheard() {
-            lgr::try_again();
+        if let Some(often) = lgr::wake_again() {
             limit = Some(limit.map_or(often, |ns| ns.min(often)));
         }
         if let Some(ctx) = ctx {
