@@ -55,7 +55,7 @@ pub unsafe fn ctl(e: Entry, epfd: c_int, op: c_int, fd: c_int, event: *mut epoll
                 && op != libc::EPOLL_CTL_DEL
             {
                 // SAFETY: the kernel has read it.
-                set.note_once(unsafe { event.read_unaligned() }.events);
+                set.note_own(unsafe { event.read_unaligned() }.events);
             }
             result
         }

@@ -24,7 +24,7 @@ pub fn ctl(
         let result = unsafe { real::epoll_ctl(epfd, op, sock.fd, event) };
         if result == 0 && op != libc::EPOLL_CTL_DEL {
             // SAFETY: the kernel has read it.
-            set.note_once(unsafe { event.read_unaligned() }.events);
+            set.note_own(unsafe { event.read_unaligned() }.events);
         }
         return result;
     }
@@ -90,7 +90,7 @@ fn locked(
     event: Option<libc::epoll_event>,
 ) -> Result<bool, i32> {
     let kernel = |mut event: libc::epoll_event| {
-        set.note_once(event.events);
+        set.note_own(event.events);
         os::epoll_ctl(set.epfd(), op, sock.fd, &mut event)
     };
     let known = reg::find(set, sock);
@@ -190,7 +190,7 @@ fn add(
 ) -> Result<bool, i32> {
     let op = libc::EPOLL_CTL_ADD;
     let kernel = |mut event: libc::epoll_event| {
-        set.note_once(event.events);
+        set.note_own(event.events);
         os::epoll_ctl(set.epfd(), op, sock.fd, &mut event)
     };
     let Some(reg) = reg::add(set, sock, &event) else {

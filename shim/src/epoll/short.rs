@@ -106,7 +106,7 @@ fn locked(
     if adds && known.is_some() || !adds && !here {
         return None;
     }
-    set.note_once(event.events);
+    set.note_own(event.events);
     if let Err(e) = os::epoll_ctl(set.epfd(), op, short.fd, &mut { *event }) {
         return Some(Err(e));
     }

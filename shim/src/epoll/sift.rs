@@ -122,8 +122,10 @@ impl Drop for Registered {
 }
 
 impl Set {
-    /// Notes that the program has a registration of its own with these events.
-    pub fn note_once(&self, events: u32) {
+    /// Notes that the program makes a registration of its own with these events. What the kernel has for it is part of the
+    /// next wait, though rings may have events.
+    pub fn note_own(&self, events: u32) {
+        self.looked.store(0, Relaxed);
         if events & libc::EPOLLONESHOT as u32 != 0 {
             self.once.store(1, Release);
         }
@@ -236,7 +238,7 @@ mod tests {
             };
             os::epoll_ctl(epfd, libc::EPOLL_CTL_ADD, event, &mut it).ok()?;
             let set = set::live().find(|set| set.epfd() == epfd)?;
-            set.note_once(bits);
+            set.note_own(bits);
             let view = crate::epoll::table::own().and_then(crate::epoll::table::view)?;
             assert_eq!(set.sift(Some(view.both(0)?.0)), Some(true));
             let mut out = libc::epoll_event { events: 0, u64: 0 };
