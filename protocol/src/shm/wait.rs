@@ -28,7 +28,7 @@ pub const PAGE_LEN: usize = CONTEXTS * 64;
 
 /// Epoch in the upper 48 bits, number of sleepers in the lower 16; and the generation of the context's
 /// doorbell, which is another one when another process of the family takes the context over, with
-/// [`SHARED`] above it. Alone on its cache line.
+/// [`WaitWord::is_shared`] above it. Alone on its cache line.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct WaitWord(AtomicU64, AtomicU64);
