@@ -145,10 +145,11 @@ fn rules() -> Vec<Rule> {
 }
 
 /// Calls for which there is no rule.
-const WITHOUT: [(&str, &str); 15] = [
+const WITHOUT: [(&str, &str); 16] = [
     ("close", "the descriptor is gone whatever it says"),
     ("shutdown", "of a connection that is reset anyway"),
     ("getpid", "cannot fail"),
+    ("getppid", "cannot fail"),
     ("gettid", "cannot fail"),
     ("tgkill", "SIGPIPE for the thread itself"),
     (
