@@ -102,6 +102,10 @@ unsigned poll_mask(int fd, int events, int wait_ms);
 pid_t spawn_child(char letter, void (*f)(void *), void *arg);
 /* Waits for a child and traces how it ended. */
 void join_child(pid_t pid);
+/* Becomes /bin/cat from one descriptor to another, with no other open. */
+void become_cat(int from, int to, char *const env[]);
+/* The same in a child: by fork (0), vfork (1), posix_spawn (2). */
+pid_t start_cat(int how, int from, int to, char *const env[]);
 pthread_t spawn_thread(void *(*f)(void *), void *arg);
 /* The same; and waits until the thread sleeps in a call. */
 pthread_t spawn_asleep(void *(*f)(void *), void *arg);

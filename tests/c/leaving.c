@@ -1,7 +1,5 @@
 /* Forks, and programs that are started, while a connection leaves its ring with bytes on it. */
 #include "common.h"
-#include <linux/close_range.h>
-#include <spawn.h>
 
 extern char **environ;
 
@@ -68,31 +66,6 @@ static void *pump(void *arg)
     }
     MUST(shutdown(fd, SHUT_WR));
     return NULL;
-}
-
-static pid_t start_cat(int how, int from, int to, char *const env[])
-{
-    char *const argv[] = {"/bin/cat", NULL};
-    pid_t pid;
-    if (how == 2) {
-        posix_spawn_file_actions_t actions;
-        posix_spawn_file_actions_init(&actions);
-        posix_spawn_file_actions_adddup2(&actions, from, 0);
-        posix_spawn_file_actions_adddup2(&actions, to, 1);
-        posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-        errno = posix_spawn(&pid, argv[0], &actions, NULL, argv, env);
-        MUST(errno ? -1 : 0);
-        return pid;
-    }
-    pid = MUST(how == 0 ? fork() : vfork());
-    if (pid == 0) {
-        dup2(from, 0);
-        dup2(to, 1);
-        close_range(3, ~0u, 0);
-        execve(argv[0], argv, env);
-        _exit(96);
-    }
-    return pid;
 }
 
 /* A program takes over in the middle of a stream that goes on, with the library and without. */

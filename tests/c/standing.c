@@ -1,7 +1,5 @@
 /* A reader that stands still while more is sent than a ring holds, and then lets somebody else go on reading. */
 #include "common.h"
-#include <linux/close_range.h>
-#include <spawn.h>
 
 extern char **environ;
 
@@ -73,36 +71,7 @@ static void check(const char *who, int pieces, const char *first, int fd)
     trace("%s: %zu, same: %d", who, n, h == hash_of_stream(9, (size_t)pieces * PIECE));
 }
 
-static char *const cat[] = {"/bin/cat", NULL};
 static char *const nothing[] = {NULL};
-
-static void become_cat(int from, int to, char *const env[])
-{
-    dup2(from, 0);
-    dup2(to, 1);
-    close_range(3, ~0u, 0);
-    execve(cat[0], cat, env);
-    _exit(96);
-}
-
-static pid_t start_cat(int how, int from, int to, char *const env[])
-{
-    pid_t pid;
-    if (how == 2) {
-        posix_spawn_file_actions_t actions;
-        posix_spawn_file_actions_init(&actions);
-        posix_spawn_file_actions_adddup2(&actions, from, 0);
-        posix_spawn_file_actions_adddup2(&actions, to, 1);
-        posix_spawn_file_actions_addclosefrom_np(&actions, 3);
-        errno = posix_spawn(&pid, cat[0], &actions, NULL, cat, env);
-        MUST(errno ? -1 : 0);
-        return pid;
-    }
-    pid = MUST(how == 0 ? fork() : vfork());
-    if (pid == 0)
-        become_cat(from, to, env);
-    return pid;
-}
 
 /* A program is started, with the library and without. */
 static void programs(void)
