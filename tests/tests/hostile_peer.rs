@@ -553,7 +553,7 @@ fn what_belongs_to_others() {
     lab.assert_clean();
 }
 
-/// The port of some client of `server` that is not `mine`.
+/// The port of a client of `server`, once one is connected.
 fn client_port(server: u16) -> u16 {
     let mut found = 0;
     let seen = net::wait_until(Duration::from_secs(10), || {
