@@ -292,19 +292,19 @@ impl LinkGroup {
         }
         let channel = self.channel.load(Relaxed);
         let name = u64::from(ctx.number) | u64::from(ctx.word().bell()) << 32;
+        let count = ANNOUNCED.get(ctx.number as usize);
+        // Before this peer can silence what another one rings.
+        if count.is_some_and(|count| count.fetch_add(1, AcqRel) != 0) {
+            ctx.word().share();
+        }
         let sent = os::send_fd(channel, &name.to_ne_bytes(), ctx.bell);
-        match sent {
-            Ok(()) => {
-                if let Some(count) = ANNOUNCED.get(ctx.number as usize)
-                    && count.fetch_add(1, Relaxed) != 0
-                {
-                    ctx.word().share();
-                }
-                // Another thread may have relied on the announcement before it was made.
-                ctx.ring();
-            }
-            Err(_) => {
-                word.fetch_and(!bit, AcqRel);
+        if sent.is_ok() {
+            // Another thread may have relied on the announcement before it was made.
+            ctx.ring();
+        } else {
+            word.fetch_and(!bit, AcqRel);
+            if let Some(count) = count {
+                count.fetch_sub(1, AcqRel);
             }
         }
         sent.is_ok()

@@ -86,10 +86,11 @@ impl Held {
 /// What changes when the kernel would wake a poll of the connection, and the doorbell is rung or TCP's socket tells: the
 /// end, an own shutdown, and what comes over the ring, for who waits for urgent data. Who waits for bytes hears of them anyway.
 fn tells(one: &pollfd, sock: Sock) -> u64 {
-    let come = match one.events & (URGENT | ready::IN) {
-        0 => 0,
-        asked if asked & ready::IN != 0 => 0,
-        _ => rx::arrived(&sock, true),
+    let urgent_alone = one.events & URGENT != 0 && one.events & ready::IN == 0;
+    let come = if urgent_alone {
+        rx::arrived(&sock, true)
+    } else {
+        0
     };
     let own = u64::from(sock.shutdowns.load(Acquire));
     come << 20 ^ own << 1 ^ u64::from(ready::ending(sock))
