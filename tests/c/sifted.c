@@ -1,8 +1,11 @@
 /* A connection of a set goes back to TCP, by which the kernel would report it once more. The library takes that out
  * of the set, and with it for a moment what is the program's: none of that is lost, whatever it is. */
 #include "sets.h"
+#include <spawn.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+extern char **environ;
 
 enum { EDGE = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET };
 
@@ -101,4 +104,50 @@ static void without_proc(void)
     goes_on(&s);
 }
 
-MAIN({"exclusive", exclusive}, {"equal_data", equal_data}, {"many", many}, {"without_proc", without_proc})
+/* Not even of the end a one-shot tells that has fired, until it is armed again. */
+static void ends_unheard(const struct scene *s)
+{
+    R(shutdown(s->p.client, SHUT_WR));
+    R(poll_mask(s->p.server, POLLIN, 1000));
+    show(s->ep, 0);
+    R(poll_mask(s->ep, POLLIN, 0));
+    mod(s->ep, s->p.server, EDGE | EPOLLONESHOT, 2);
+    show(s->ep, 0);
+    show(s->ep, 0);
+}
+
+static void is_told(void *arg)
+{
+    const struct scene *s = arg;
+    struct epoll_event e;
+    R(shutdown(s->p.server, SHUT_RDWR));
+    R(epoll_wait(s->ep, &e, 1, 1000));
+    trace("%u: %s", e.data.u32, mask_name(e.events));
+}
+
+/* The child, which is told, with room for no more, finds bytes on the ring that it cannot have sent again any more. */
+static void fired_in_the_child(void)
+{
+    struct scene s = {warm_pair(), MUST(epoll_create1(EPOLL_CLOEXEC))};
+    add(s.ep, s.p.server, EDGE | EPOLLONESHOT, 1);
+    send_all(s.p.client, "abc", 3);
+    join_child(spawn_child('B', is_told, &s));
+    ends_unheard(&s);
+}
+
+/* A program is started that has the set. */
+static void fired_and_inherited(void)
+{
+    struct scene s = {warm_pair(), MUST(epoll_create1(0))};
+    char *argv[] = {"true", NULL};
+    pid_t child;
+    add(s.ep, s.p.server, EDGE | EPOLLONESHOT, 1);
+    show(s.ep, 0);
+    MUST(posix_spawn(&child, "/bin/true", NULL, NULL, argv, environ));
+    MUST(waitpid(child, NULL, 0));
+    R(shutdown(s.p.server, SHUT_WR));
+    ends_unheard(&s);
+}
+
+MAIN({"exclusive", exclusive}, {"equal_data", equal_data}, {"many", many}, {"without_proc", without_proc},
+     {"fired_in_the_child", fired_in_the_child}, {"fired_and_inherited", fired_and_inherited})

@@ -168,6 +168,8 @@ cases! { sifted:
     equal_data Fast,
     many Fast,
     without_proc Fast,
+    fired_in_the_child Fast,
+    fired_and_inherited Fast,
 }
 
 cases! { waiting:

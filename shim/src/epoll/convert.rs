@@ -164,7 +164,7 @@ fn give_back(table: &'static Table, conn: &Conn, reg: &'static Reg) {
     if !fired && !told {
         return own(set, reg);
     }
-    if tag(reg) {
+    if tag(reg).is_some() {
         let sifted = set.sift(Some(reg)).is_some();
         // What came since, the kernel has told with what holds.
         if !fired && (!sifted || reg.report(false) != 0) {
@@ -175,30 +175,43 @@ fn give_back(table: &'static Table, conn: &Conn, reg: &'static Reg) {
     }
 }
 
-/// Puts the program's registration into the kernel's set under our tag. One that has fired is to fire there too, and be
-/// sifted: only then does the kernel say nothing more of it, not even an end.
-fn tag(reg: &Reg) -> bool {
-    let room = || os::poll_one(reg.fd.load(Relaxed), libc::POLLOUT, 0).unwrap_or(0);
+/// Puts the program's registration into the kernel's set under our tag. One that has fired is to fire there too, by
+/// whatever holds, and be sifted: only then does the kernel say nothing more of it, not even an end. `None`: not
+/// possible; 0: nothing holds.
+fn tag(reg: &Reg) -> Option<u32> {
+    const ANY: i16 = libc::POLLOUT | libc::POLLIN | libc::POLLRDHUP;
+    let holds = || os::poll_one(reg.fd.load(Relaxed), ANY, 0).unwrap_or(0);
     let asked = match reg.disarmed.load(Relaxed) {
         0 => reg.asked(),
-        _ => libc::EPOLLONESHOT as u32 | (room() & libc::POLLOUT) as u32,
+        _ => libc::EPOLLONESHOT as u32 | holds() as u16 as u32,
     };
     let event = libc::epoll_event {
         events: asked | libc::EPOLLET as u32,
         u64: set::tag(reg),
     };
-    reg.kernel_ctl(libc::EPOLL_CTL_MOD, event).is_ok()
+    reg.kernel_ctl(libc::EPOLL_CTL_MOD, event).ok()?;
+    Some(asked & !(libc::EPOLLONESHOT as u32))
+}
+
+/// A one-shot that has fired does so in the kernel's set, unseen; our tag stays there, but never comes out. False: that is
+/// not possible, or could be seen. The caller holds the lists.
+pub fn disarm(set: &Set, reg: &Reg) -> bool {
+    set.given.load(Acquire) == 0
+        && tag(reg).is_some_and(|holds| holds != 0)
+        && set.sift(Some(reg)).is_some()
 }
 
 /// The kernel's report for a tagged registration was taken: it is to come once more. False: there is none to come.
 pub fn tell_again(reg: &Reg) -> bool {
-    reg.disarmed.load(Relaxed) == 0 && tag(reg)
+    reg.disarmed.load(Relaxed) == 0 && tag(reg).is_some()
 }
 
 /// The registration is the program's own again in the kernel's set. The caller holds the lists.
 pub fn own(set: &Set, reg: &Reg) {
     let events = match reg.disarmed.load(Relaxed) {
         0 => reg.asked(),
+        _ if disarm(set, reg) => return shown::settle(set, reg),
+        // An end of the connection will be told of.
         _ => libc::EPOLLONESHOT as u32,
     };
     let event = reg::output(reg, events);

@@ -30,6 +30,8 @@ pub struct Set {
     pub foreign: AtomicU32,
     /// Not zero: it has gone over a fork.
     spread: AtomicU32,
+    /// Not zero: programs may have it that do not know our tags.
+    pub given: AtomicU32,
     /// Names the set in the family.
     id: AtomicU32,
     /// Slot of the table that has its registrations, + 1.
@@ -71,6 +73,7 @@ static SETS: [Set; MAX] = [const {
         epfd: AtomicI32::new(-1),
         foreign: AtomicU32::new(0),
         spread: AtomicU32::new(0),
+        given: AtomicU32::new(0),
         id: AtomicU32::new(0),
         home: AtomicU32::new(0),
         ctx: AtomicU32::new(0),
@@ -173,6 +176,7 @@ pub fn create(epfd: c_int) {
             set.epfd.store(epfd, Relaxed);
             set.foreign.store(0, Relaxed);
             set.spread.store(0, Relaxed);
+            set.given.store(0, Relaxed);
             set.home.store(0, Relaxed);
             set.once.store(0, Relaxed);
             set.id.store(clock::ticks() as u32 | 1, Relaxed);

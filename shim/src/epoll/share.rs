@@ -40,6 +40,7 @@ pub fn passed(index: u32) {
     if let Some(set) = set::get(index) {
         set.foreign.store(PASSED, Release);
         set.surrender(|_| true);
+        set.given.store(1, Release);
         set.remove_bell();
     }
 }
@@ -59,10 +60,11 @@ pub fn returned(fd: c_int) -> bool {
 
 /// A program is about to be started, which finds the sets without close-on-exec.
 pub fn before_program() {
-    for set in set::live().filter(|set| !set.inherited() && set.known().is_some()) {
+    for set in set::live().filter(|set| !set.inherited()) {
         let flags = os::fcntl(set.epfd(), libc::F_GETFD, 0);
         if !flags.is_ok_and(|flags| flags as c_int & libc::FD_CLOEXEC != 0) {
             set.surrender(off_ring);
+            set.given.store(1, Release);
         }
     }
 }

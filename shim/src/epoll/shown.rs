@@ -98,12 +98,25 @@ pub fn report(reg: &Reg, commit: bool) -> u32 {
             if reg.disarmed.swap(1, AcqRel) != 0 {
                 return 0;
             }
-            let fired = reg::output(reg, libc::EPOLLONESHOT as u32);
-            let _ = reg.kernel_ctl(libc::EPOLL_CTL_MOD, fired);
+            fired(reg);
         }
         named_too(reg);
     }
     events
+}
+
+/// The kernel is to tell no more of a one-shot of which the program was told here.
+fn fired(reg: &Reg) {
+    let Some((set, table)) = set::of(reg).and_then(|set| Some((set, set.known()?))) else {
+        return;
+    };
+    let held = table.lists.lock();
+    // Another thread may have armed it again.
+    if reg.disarmed.load(Acquire) != 0 && !convert::disarm(set, reg) {
+        let event = reg::output(reg, libc::EPOLLONESHOT as u32);
+        let _ = reg.kernel_ctl(libc::EPOLL_CTL_MOD, event);
+    }
+    table.lists.unlock(held);
 }
 
 /// Whether something may come onto the ring yet, of which the set would not hear.
