@@ -3,7 +3,7 @@
 
 use crate::conn::ready;
 use crate::conn::{Conn, Sock, flag, kept, onto_ring, phase, rx, tx};
-use crate::ctx::{self, Ctx};
+use crate::ctx::{self, Ctx, bed};
 use crate::{clock, config, copy, daemon, errno, lgr, os, real};
 use protocol::shm::sync::fence;
 use protocol::shm::wait::{COLD, HINTS};
@@ -377,11 +377,14 @@ pub fn doze(
 /// Sleeps until the connection may have something for a call that wants `want`. `deadline` is in
 /// monotonic nanoseconds.
 pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
-    let now = clock::now();
-    if deadline.is_some_and(|end| now >= end) {
-        return Wake::TimedOut;
+    let mut limit = None;
+    if let Some(end) = deadline {
+        let now = clock::now();
+        if now >= end {
+            return Wake::TimedOut;
+        }
+        limit = Some(end - now);
     }
-    let mut limit = deadline.map(|end| end - now);
     let mut cap = |ns: u64| limit = Some(limit.map_or(ns, |left| left.min(ns)));
     if want == Want::Out && sock.tx_ring() {
         cap(tx::patience(&sock));
@@ -391,11 +394,16 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     }
     sock.sleepers.fetch_add(1, AcqRel);
     // Also before there is a peer who could ring: see `kept::settle`, `introduce`.
-    let ctx = ctx::take();
+    let ctx = ctx::take_for(sock.conn);
     let may_ring = sock.phase() != phase::BARRED;
     let watched = may_ring && ctx.is_some_and(|ctx| watch(sock.conn, ctx));
     if may_ring && !watched {
         cap(BLIND_NS);
+    }
+    let at_rest = watched && limit.is_none() && want == Want::Urgent && sock.rx_ring();
+    let bed = ctx.filter(|ctx| at_rest && ctx.has_bed(sock));
+    if let (Some(ctx), None) = (ctx, bed) {
+        ctx.rise();
     }
     let asked = match want {
         Want::In => ready::IN | libc::POLLRDHUP,
@@ -424,18 +432,29 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
         rung: false,
     };
     let at = &raw mut asleep;
+    let mut told = 0;
     let rest = || {
         if hint(sock, want) {
             return Ok(1);
         }
         // Only now: whoever takes the connection off the ring from here on rings the context.
-        if let Some(tcp) = fds.first_mut() {
-            tcp.events = ready::kernel_events(sock, asked);
-        }
+        let events = ready::kernel_events(sock, asked);
         sock.row().sleeps.fetch_add(1, Relaxed);
+        if let Some(ctx) = bed
+            && events == bed::EVENTS
+            && sock.rx_ring()
+        {
+            told = ctx.sleep_in_bed()?;
+            return Ok(1);
+        }
+        if let Some(tcp) = fds.first_mut() {
+            tcp.events = events;
+        }
         let result = doze(&mut fds, limit, None);
+        let [tcp, bell] = fds;
+        told = tcp.revents;
         // SAFETY: lives in this frame.
-        unsafe { (*at).rung = fds.last().is_some_and(|bell| bell.revents != 0) };
+        unsafe { (*at).rung = bell.revents != 0 };
         result
     };
     // SAFETY: `asleep` lives in this frame, and nothing is undone elsewhere.
@@ -443,13 +462,12 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     if result.is_ok_and(|n| n != 0) {
         daemon::keep_in_touch();
     }
-    let [tcp, _] = fds;
     if kept::means(sock) {
-        ready::note_gone(sock, tcp.revents);
+        ready::note_gone(sock, told);
     }
     match result {
         Ok(0) if deadline.is_some_and(|end| clock::now() >= end) => Wake::TimedOut,
-        Ok(_) if tcp.revents & (ready::IN | libc::POLLPRI) == libc::POLLPRI => Wake::Urgent,
+        Ok(_) if told & (ready::IN | libc::POLLPRI) == libc::POLLPRI => Wake::Urgent,
         Ok(_) => Wake::Ready,
         Err(libc::EINTR) => Wake::Interrupted,
         Err(_) => {

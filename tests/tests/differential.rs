@@ -47,6 +47,19 @@ cases! { setup:
     many Fast,
 }
 
+cases! { asleep:
+    ends Fast,
+    killed Fast,
+    urgent Fast,
+    renamed Fast,
+    limit Fast,
+    signalled Fast,
+    stopped Fast,
+    cancelled Fast,
+    by_turns Fast,
+    left_to_a_child Fast,
+}
+
 cases! { passing:
     unread Fast,
     greeted Fast,

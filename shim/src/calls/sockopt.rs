@@ -113,7 +113,7 @@ fn noted(level: c_int, name: c_int) -> bool {
     )
 }
 
-/// For an option that limits the time of a call: the flag of a limit below 0, and whether this one is.
+/// For an option that limits the time of a call: the flags of a limit below 0 and of none, and whether this one is below.
 ///
 /// # Safety
 /// `value` as for the C function.
@@ -122,12 +122,16 @@ unsafe fn below_zero(
     name: c_int,
     value: *const c_void,
     len: socklen_t,
-) -> Option<(u32, bool)> {
+) -> Option<(u32, u32, bool)> {
     const SO_RCVTIMEO_NEW: c_int = 66;
     const SO_SNDTIMEO_NEW: c_int = 67;
-    let flag = match (level, name) {
-        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) => flag::RCV_AT_ONCE,
-        (libc::SOL_SOCKET, libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW) => flag::SND_AT_ONCE,
+    let (below, none) = match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_RCVTIMEO | SO_RCVTIMEO_NEW) => {
+            (flag::RCV_AT_ONCE, flag::RCV_FOR_EVER)
+        }
+        (libc::SOL_SOCKET, libc::SO_SNDTIMEO | SO_SNDTIMEO_NEW) => {
+            (flag::SND_AT_ONCE, flag::SND_FOR_EVER)
+        }
         _ => return None,
     };
     if (len as usize) < size_of::<libc::timeval>() || iov::wild(value, len as usize) {
@@ -135,7 +139,7 @@ unsafe fn below_zero(
     }
     // SAFETY: the seconds come first; see above.
     let seconds = unsafe { value.cast::<i64>().read_unaligned() };
-    Some((flag, seconds < 0))
+    Some((below, none, seconds < 0))
 }
 
 /// Whether the peer's FIN has come, also before a reset. A connection that is closed without one was reset.
@@ -181,7 +185,7 @@ pub unsafe fn setsockopt(
     let code = needs_tcp(level, name, number);
     // SAFETY: the caller's own arguments.
     let below_zero = unsafe { below_zero(level, name, value, len) };
-    let noted = noted(level, name) || matches!(below_zero, Some((_, true)));
+    let noted = noted(level, name) || matches!(below_zero, Some((_, _, true)));
     if code == 0 && !noted && short::of(e, fd).is_some() {
         // SAFETY: the caller's own arguments.
         return unsafe { real::setsockopt(fd, level, name, value, len) };
@@ -201,8 +205,9 @@ pub unsafe fn setsockopt(
     if let Meaning::Conn(sock) = meaning
         && result == 0
     {
-        if let Some((flag, below)) = below_zero {
+        if let Some((flag, none, below)) = below_zero {
             sock.put(flag, below);
+            sock.clear(none);
         }
         match (level, name) {
             (libc::IPPROTO_TCP, inq::TCP_INQ) => inq::put(sock, number != 0),

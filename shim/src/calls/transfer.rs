@@ -109,7 +109,7 @@ impl Patience {
         // A system call: not before it is known that the call sleeps.
         let deadline = *self
             .deadline
-            .get_or_insert_with(|| os::timeout(sock.fd, option).map(clock::after));
+            .get_or_insert_with(|| time_limit(sock, option).map(clock::after));
         let nap = self.nap.map(clock::after);
         let until = nap.map_or(deadline, |nap| {
             Some(deadline.map_or(nap, |end| end.min(nap)))
@@ -197,6 +197,29 @@ fn at_once(option: c_int) -> u32 {
         libc::SO_RCVTIMEO => flag::RCV_AT_ONCE,
         _ => flag::SND_AT_ONCE,
     }
+}
+
+/// The option's time limit. A system call, unless it is known that there is none.
+fn time_limit(sock: Sock, option: c_int) -> Option<u64> {
+    let none = match option {
+        libc::SO_RCVTIMEO => flag::RCV_FOR_EVER,
+        _ => flag::SND_FOR_EVER,
+    };
+    // Whoever else has it may set one unseen.
+    let seen =
+        sock.phase() == phase::PAIRED && !sock.has(flag::RECEIVED | flag::PASSED | flag::GIVEN);
+    if seen && sock.has(none) {
+        return None;
+    }
+    // Before it is asked for: another thread that sets one meanwhile takes the flag off after that.
+    if seen {
+        sock.set(none);
+    }
+    let limit = os::timeout(sock.fd, option);
+    if limit.is_some() {
+        sock.clear(none);
+    }
+    limit
 }
 
 /// Whether calls on it do not wait. Who has passed it to us may say otherwise until it has closed its own.

@@ -123,6 +123,9 @@ pub mod flag {
     pub const RCV_AT_ONCE: u32 = 0x40_0000;
     pub const SND_AT_ONCE: u32 = 0x80_0000;
     pub const AT_ONCE: u32 = RCV_AT_ONCE | SND_AT_ONCE;
+    /// SO_RCVTIMEO, SO_SNDTIMEO is known to be 0: calls wait for ever.
+    pub const RCV_FOR_EVER: u32 = 0x100_0000;
+    pub const SND_FOR_EVER: u32 = 0x200_0000;
 }
 
 /// Send half.
@@ -260,6 +263,8 @@ pub struct Conn {
     /// Contexts that watch the connection, as published to the peer.
     pub watchers: [AtomicU64; 2],
     pub watch_lock: Lock,
+    /// The context in which a call slept on it last, + 1.
+    pub slept_in: AtomicU32,
     pub outbox: Outbox,
     pub inbox: Inbox,
     pub tx: Tx,

@@ -3,6 +3,9 @@
 //! Taken by a thread for the time that it sleeps, or by an epoll set for good. A context that a
 //! sleeper never gives back (longjmp out of a wait) is lost to the process; there are 256.
 
+pub mod bed;
+
+use crate::conn::Conn;
 use crate::{family, os, ownfd};
 use protocol::shm::sync::fence;
 use protocol::shm::wait::{CONTEXTS, WaitWord};
@@ -56,11 +59,38 @@ pub fn ring_sleepers() {
 }
 
 pub fn ring(bell: c_int) {
-    let _ = os::write(bell, &1u64.to_ne_bytes());
+    let one = 1u64.to_ne_bytes();
+    if os::write(bell, &one) == Err(libc::EAGAIN) {
+        // Somebody has filled it up, and who sleeps beside it in a bed does not silence it.
+        let _ = os::read(bell, &mut [0u8; 8]);
+        let _ = os::write(bell, &one);
+    }
 }
 
 /// A context for one sleeper or one set.
 pub fn take() -> Option<Ctx> {
+    let ctx = take_any()?;
+    ctx.rise();
+    Some(ctx)
+}
+
+/// A context for a sleep on the connection: the one that it had last, if that is free. The caller sleeps in its
+/// [`bed`], or calls [`Ctx::rise`].
+pub fn take_for(conn: &Conn) -> Option<Ctx> {
+    let number = conn.slept_in.load(Relaxed).wrapping_sub(1);
+    let again = || {
+        let state = STATE.get(number as usize)?;
+        state.compare_exchange(1, 2, AcqRel, Relaxed).ok()?;
+        own(number)
+    };
+    again().or_else(|| {
+        let ctx = take_any()?;
+        conn.slept_in.store(ctx.number + 1, Relaxed);
+        Some(ctx)
+    })
+}
+
+fn take_any() -> Option<Ctx> {
     for (n, state) in STATE.iter().enumerate() {
         if state.load(Relaxed) == 1 && state.compare_exchange(1, 2, AcqRel, Relaxed).is_ok() {
             let bell = BELLS.get(n)?.load(Acquire);
@@ -107,6 +137,7 @@ pub fn moved(from: c_int, to: c_int) {
     for bell in &BELLS {
         let _ = bell.compare_exchange(from, to, AcqRel, Relaxed);
     }
+    bed::moved(from, to);
 }
 
 /// In the child of a fork: leaves the doorbell of the parent's context `number` open.
@@ -114,14 +145,16 @@ pub fn disown(number: u32) {
     if let (Some(state), Some(bell)) = (STATE.get(number as usize), BELLS.get(number as usize)) {
         state.store(0, Release);
         bell.store(-1, Release);
+        bed::forked(number as usize);
     }
 }
 
 /// In the child of a fork: the parent's contexts are not ours.
 pub fn forked() {
-    for (state, bell) in STATE.iter().zip(&BELLS) {
+    for (n, (state, bell)) in STATE.iter().zip(&BELLS).enumerate() {
         if state.swap(0, AcqRel) != 0 {
             ownfd::close(bell.swap(-1, AcqRel));
+            bed::forked(n);
         }
     }
 }
@@ -132,5 +165,27 @@ pub fn ending() {
         if state.load(Relaxed) != 0 {
             family::give_context(n as u32);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who sleeps in a bed hears of a doorbell by its edge alone, and does not silence it.
+    #[test]
+    fn a_full_doorbell_rings() {
+        let (Ok(bell), Ok(set)) = (os::eventfd(libc::EFD_NONBLOCK), os::epoll_create()) else {
+            unreachable!("two descriptors")
+        };
+        assert_eq!(bed::enter(set, bell, libc::POLLIN, 7), Ok(()));
+        assert_eq!(os::write(bell, &(u64::MAX - 1).to_ne_bytes()), Ok(8));
+        let mut event = libc::epoll_event { events: 0, u64: 0 };
+        let mut heard = || os::epoll_wait(set, &raw mut event, 1, Some(0), std::ptr::null());
+        assert_eq!((heard(), heard()), (Ok(1), Ok(0)));
+        ring(bell);
+        assert_eq!((heard(), heard()), (Ok(1), Ok(0)));
+        os::close(set);
+        os::close(bell);
     }
 }
