@@ -7,6 +7,7 @@ pub mod alive;
 pub mod claim;
 pub mod close;
 pub mod died;
+mod halves;
 pub mod handshake;
 pub mod hope;
 pub mod kept;
@@ -19,15 +20,18 @@ pub mod quick;
 pub mod ready;
 pub mod revert;
 pub mod rx;
+mod state;
 pub mod twice;
 pub mod tx;
+
+pub use halves::{Rx, Tx};
+pub use state::{flag, phase, step};
 
 use crate::lock::Lock;
 use crate::{family, trace};
 use outbox::{Inbox, Outbox};
 use plain::Plain;
 use protocol::ids::Role;
-use protocol::shm::consumer_word::ConsumerWord;
 use protocol::shm::life::Life;
 use protocol::shm::pair::PairSlot;
 use protocol::shm::ring::{DmbHeader, RING_AT};
@@ -35,188 +39,6 @@ use protocol::stats::{Row, shut};
 use protocol::trace::Kind;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
-
-/// Where a socket stands. Order matters: from [`CLAIMED`] to [`PAIRED`] calls are careful.
-pub mod phase {
-    pub const INIT: u32 = 0;
-    pub const LISTEN: u32 = 1;
-    /// Connected (or connecting), plain TCP, may become a candidate.
-    pub const PLAIN: u32 = 2;
-    /// TCP for good; the row says why.
-    pub const BARRED: u32 = 3;
-    /// The daemon knows of it.
-    pub const CLAIMED: u32 = 4;
-    /// Both ends are known; handshake or established, see [`super::step`].
-    pub const PAIRED: u32 = 5;
-}
-
-/// Where the CLC handshake stands.
-pub mod step {
-    /// Client: Proposal to be sent. Server: Proposal awaited.
-    pub const START: u32 = 0;
-    /// Client: Accept awaited.
-    pub const PROPOSED: u32 = 1;
-    /// Server: Accept to be sent.
-    pub const ACCEPT: u32 = 2;
-    /// Server: Confirm awaited.
-    pub const ACCEPTED: u32 = 3;
-    /// Client: Confirm to be sent.
-    pub const CONFIRM: u32 = 4;
-    /// Client: ConfirmAck awaited.
-    pub const CONFIRMED: u32 = 5;
-    /// Server: ConfirmAck to be sent.
-    pub const ACK: u32 = 6;
-    pub const ESTABLISHED: u32 = 7;
-    /// Decline to be sent.
-    pub const DECLINE: u32 = 8;
-    /// Over without SMC: no message is sent or awaited.
-    pub const OVER: u32 = 9;
-    /// Likewise, before it began: the other end has not taken the pair. It may be asked for anew.
-    pub const VOID: u32 = 10;
-}
-
-/// Bits of [`Conn::flags`].
-pub mod flag {
-    /// O_NONBLOCK of the open file description.
-    pub const NONBLOCK: u32 = 1;
-    /// This end called connect.
-    pub const CLIENT: u32 = 2;
-    /// RDHUP, HUP or ERR was seen on the TCP socket.
-    pub const FIN_SEEN: u32 = 4;
-    /// ECONNRESET is owed to the program.
-    pub const RESET: u32 = 0x10;
-    /// The reset, or another end of the kernel's socket, was reported; sends give EPIPE, receives 0.
-    pub const DEAD: u32 = 0x20;
-    /// Back to TCP at the next call, for good.
-    pub const LEAVE: u32 = 0x40;
-    /// Was on a ring at some time.
-    pub const ACCELERATED: u32 = 0x80;
-    /// The program called shutdown for writing.
-    pub const SHUT_WR: u32 = 0x100;
-    /// The program called shutdown for reading.
-    pub const SHUT_RD: u32 = 0x200;
-    /// The ring was full for the program: an EPOLLOUT edge is owed when space comes.
-    pub const NOSPACE: u32 = 0x400;
-    /// This side has opened its gate at least once.
-    pub const GATED: u32 = 0x800;
-    /// The kernel's reset is the end of the stream to the program, see [`super::died`].
-    pub const ENDED: u32 = 0x1000;
-    /// TCP_INQ: the program wants to be told how much is left.
-    pub const INQ: u32 = 0x2000;
-    /// Another process has passed it to this one.
-    pub const RECEIVED: u32 = 0x4000;
-    /// It was passed on.
-    pub const PASSED: u32 = 0x8000;
-    /// If so, to one receiver only, and nobody else has got hold of it.
-    pub const PASSED_ONCE: u32 = 0x1_0000;
-    /// Nagle's rule would hold the program's next send back behind a handshake message.
-    pub const BEHIND_MESSAGE: u32 = 0x2_0000;
-    /// The daemon was asked to give the claim back, and has not answered yet.
-    pub const ASKED_BACK: u32 = 0x4_0000;
-    /// Urgent data was seen on the TCP socket.
-    pub const URGENT: u32 = 0x8_0000;
-    /// The kernel would have closed it before what lies unread came, see [`super::kept`].
-    pub const LATE: u32 = 0x10_0000;
-    /// It was passed to somebody, who may have it still.
-    pub const GIVEN: u32 = 0x20_0000;
-    /// SO_RCVTIMEO, SO_SNDTIMEO is below 0, which the kernel reads back as 0: receives, sends do not wait.
-    pub const RCV_AT_ONCE: u32 = 0x40_0000;
-    pub const SND_AT_ONCE: u32 = 0x80_0000;
-    pub const AT_ONCE: u32 = RCV_AT_ONCE | SND_AT_ONCE;
-    /// SO_RCVTIMEO, SO_SNDTIMEO is known to be 0: calls wait for ever.
-    pub const RCV_FOR_EVER: u32 = 0x100_0000;
-    pub const SND_FOR_EVER: u32 = 0x200_0000;
-}
-
-/// Send half.
-#[derive(Debug, Default)]
-#[repr(C, align(64))]
-pub struct Tx {
-    pub lock: Lock,
-    /// Non-zero: this direction is on the ring.
-    pub ring: AtomicU32,
-    pub size: AtomicU32,
-    /// Offset in the ring of what the cursors count as 0 ([`protocol::shm::ring::rebase`]).
-    pub base: AtomicU32,
-    /// [`protocol::shm::cdc::inverse`] of the size.
-    pub inverse: AtomicU64,
-    /// Ring position published.
-    pub produced: AtomicU64,
-    /// The peer's ring position as checked last.
-    pub consumed: AtomicU64,
-    /// Private copy-mode buffer, or 0.
-    pub sndbuf: AtomicU64,
-    /// Application bytes given to TCP.
-    pub sent: AtomicU64,
-    /// While what lies on the ring goes over TCP, because the peer has frozen it or stands still: its next position, + 1.
-    pub repeat: AtomicU64,
-    /// Clock of the first look that found the ring full without movement, or 0.
-    pub stalled: AtomicU64,
-    /// Peer position at that look.
-    pub stalled_at: AtomicU64,
-    /// Times that the reader of a full ring seemed to stand still.
-    pub stalls: AtomicU32,
-    /// Clock of the last look at the TCP socket while the peer did not read.
-    pub looked: AtomicU64,
-    /// Count of the daemon's messages at that look; for how many sends the clock need not be asked, of how many, and
-    /// when it was asked last ([`alive`]).
-    pub said: AtomicU32,
-    pub trusted: AtomicU32,
-    pub trust: AtomicU32,
-    pub clocked: AtomicU64,
-    /// Counts the times that space came after the ring was full.
-    pub edges: AtomicU32,
-    /// Bytes sent at which to pause for the way onto the ring, or 0.
-    pub retry: AtomicU64,
-    /// Bytes that had gone over TCP when the direction left the ring.
-    pub left: AtomicU64,
-    pub backoff: AtomicU32,
-    /// The daemon's order to stay on TCP that was followed last ([`PairSlot::order`]).
-    pub held: AtomicU64,
-    /// The one that was seen last, and until when it holds by our clock.
-    pub order: AtomicU64,
-    pub until: AtomicU64,
-}
-
-/// Receive half.
-#[derive(Debug, Default)]
-#[repr(C, align(64))]
-pub struct Rx {
-    pub lock: Lock,
-    /// Non-zero: this direction is on the ring.
-    pub ring: AtomicU32,
-    pub size: AtomicU32,
-    /// As the peer has published it with the position seen last.
-    pub base: AtomicU32,
-    /// [`protocol::shm::cdc::inverse`] of the size.
-    pub inverse: AtomicU64,
-    /// Ring position taken.
-    pub consumed: AtomicU64,
-    /// The peer's ring position as checked last.
-    pub produced: AtomicU64,
-    /// Ring position published to the peer.
-    pub confirmed: AtomicU64,
-    /// Application bytes taken from TCP.
-    pub taken: AtomicU64,
-    /// Clock of the last look at the TCP socket while the ring was empty.
-    pub looked: AtomicU64,
-    /// Non-zero: we froze the ring and the sender has not followed yet.
-    pub frozen: AtomicU32,
-    /// The consumer cursor's word, which carries all flags.
-    pub word: ConsumerWord,
-    /// See `rx::pace`: ticks between two looks, when the last was, and what this end had sent by then.
-    pub pace: AtomicU32,
-    pub paced_at: AtomicU64,
-    pub sent_by_then: AtomicU64,
-    /// Whether spinning has paid off, see `wait::worth_spinning`.
-    pub spin: AtomicU32,
-    /// Counts the times that the kernel says anew that there are bytes to read.
-    pub edges: AtomicU32,
-    /// Ring positions whose bytes came over TCP after all.
-    pub repeated: AtomicU64,
-    /// Bytes of the handshake's messages that were taken from TCP.
-    pub messages: AtomicU64,
-}
 
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
