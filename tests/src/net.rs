@@ -66,7 +66,7 @@ pub fn unread(port: u16) -> bool {
     })
 }
 
-fn has_socket(process: &str, port: u16, state: &str) -> bool {
+pub fn has_socket(process: &str, port: u16, state: &str) -> bool {
     let wanted = format!("{port:04X}");
     ["tcp", "tcp6"].iter().any(|table| {
         let text = fs::read_to_string(format!("/proc/{process}/net/{table}")).unwrap_or_default();

@@ -23,6 +23,8 @@ static SESSION: AtomicU32 = AtomicU32::new(0);
 static OWNER: AtomicU32 = AtomicU32::new(0);
 /// The mailbox word, once welcome.
 static MAILBOX: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
+/// Where the mailbox lies, that of each session over the last one's: a late look finds one or the other.
+static MAILBOX_AT: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
 /// Mailbox count up to which messages were read.
 static READ: AtomicU32 = AtomicU32::new(0);
 /// Do not look for a daemon before this time.
@@ -65,6 +67,11 @@ pub fn session() -> Result<c_int, u32> {
         log::no_session(why);
         why
     })
+}
+
+/// Which session this is, among those of this process and of those that it was forked from.
+pub fn nth_session() -> u32 {
+    SESSION.load(Acquire)
 }
 
 fn connect() -> Result<c_int, i32> {
@@ -318,7 +325,7 @@ pub fn poll() {
 /// Count of the messages that the daemon has sent. `None`: there is no mailbox.
 #[inline]
 pub fn said() -> Option<u32> {
-    // SAFETY: null, or the mailbox, which is mapped read-only and never unmapped.
+    // SAFETY: null, or a mailbox, which is mapped read-only, and only another one takes its place.
     let mailbox = unsafe { MAILBOX.load(Acquire).as_ref() }?;
     Some(mailbox.load(Acquire))
 }
@@ -404,7 +411,7 @@ fn dispatch(session: u32, kind: u16, packet: &[u8], fds: [c_int; ctl::MAX_FDS]) 
             false
         }
         PeerGone::KIND => {
-            lgr::sweep();
+            lgr::sweep(session);
             false
         }
         _ => false,
@@ -420,11 +427,28 @@ fn welcome(m: &Welcome, fds: [c_int; ctl::MAX_FDS]) -> bool {
     let sealed = os::fcntl(mailbox, libc::F_GET_SEALS, 0)
         .is_ok_and(|seals| seals as c_int & libc::F_SEAL_SHRINK != 0)
         && os::file_size(mailbox).is_ok_and(|len| len >= MAILBOX_LEN as u64);
-    if sealed && let Ok(at) = os::map_shared(mailbox, MAILBOX_LEN, Access::Read) {
+    if sealed && let Ok(at) = map_mailbox(mailbox) {
         READ.store(0, Relaxed);
         MAILBOX.store(at as *mut AtomicU32, Release);
     }
     false
+}
+
+fn map_mailbox(file: c_int) -> Result<*mut u8, i32> {
+    let last = MAILBOX_AT.load(Relaxed);
+    if !last.is_null() {
+        return match os::map_over(last, file, 0, MAILBOX_LEN, Access::Read) {
+            Ok(()) => Ok(last),
+            Err(e) => {
+                // It may be somebody else's by the time of the next session.
+                MAILBOX_AT.store(std::ptr::null_mut(), Relaxed);
+                Err(e)
+            }
+        };
+    }
+    let at = os::map_shared(file, MAILBOX_LEN, Access::Read)?;
+    MAILBOX_AT.store(at, Relaxed);
+    Ok(at)
 }
 
 pub fn moved(from: c_int, to: c_int) {

@@ -11,7 +11,7 @@ pub use asleep::wake_again;
 
 use crate::conn::Conn;
 use crate::ctx::Ctx;
-use crate::{epoll, family, os, ownfd};
+use crate::{daemon, epoll, family, os, ownfd};
 use mapped::Mapped;
 use protocol::shm::HINTS_AT;
 use protocol::shm::life::Kept;
@@ -71,6 +71,9 @@ static GROUPS: [LinkGroup; MAX] = [const {
 
 /// The link group, index + 1, that stays mapped in this process for connection N.
 static MEMBERS: [Kept; ROWS] = [const { Kept::nothing() }; ROWS];
+
+/// The last connection in a link group of an earlier session has ended.
+static DONE_WITH: AtomicBool = AtomicBool::new(false);
 
 /// One more than the highest place that ever was in use.
 static HIGH: AtomicU32 = AtomicU32::new(0);
@@ -169,9 +172,17 @@ pub fn leave(index: u32, generation: u32) {
 }
 
 fn left(group: u32) {
-    if let Some(group) = get(group) {
-        group.conns.fetch_sub(1, AcqRel);
+    if let Some(group) = get(group)
+        && group.conns.fetch_sub(1, AcqRel) == 1
+        && group.session.load(Relaxed) != daemon::nth_session()
+    {
+        DONE_WITH.store(true, Release);
     }
+}
+
+/// Whether [`sweep`] has something to give up that it had not before.
+pub fn worth_a_sweep() -> bool {
+    DONE_WITH.load(Relaxed) && DONE_WITH.swap(false, AcqRel)
 }
 
 /// Connections that a relative has ended.
@@ -186,8 +197,10 @@ fn leave_those_gone() {
     }
 }
 
-/// Gives up link groups whose peer is gone and that no connection uses.
-pub fn sweep() {
+/// Gives up link groups that no connection uses and none will: the peer is gone, or they are not of this session with
+/// the daemon (the last one's, or a parent's), so that no pair is put in them any more. The peer, which sees the channel
+/// closed then, does the same. Called by who reads what the daemon says, as [`add`] and [`join`] are.
+pub fn sweep(session: u32) {
     epoll::sweep();
     leave_those_gone();
     for (i, g) in used().iter().enumerate() {
@@ -196,7 +209,8 @@ pub fn sweep() {
             continue;
         }
         let channel = g.channel.load(Relaxed);
-        if !os::hung_up(channel)
+        let of_now = g.session.load(Relaxed) == session;
+        if of_now && !os::hung_up(channel)
             || g.id
                 .compare_exchange(id, u32::MAX, SeqCst, Relaxed)
                 .is_err()
@@ -272,7 +286,7 @@ impl LinkGroup {
         (self as *const LinkGroup as usize - GROUPS.as_ptr() as usize) / size_of::<LinkGroup>()
     }
 
-    /// Whether the peer's processes have all ended.
+    /// Whether the peer's processes have all ended, or have no connection in it any more.
     pub fn peer_gone(&self) -> bool {
         os::hung_up(self.channel.load(Relaxed))
     }
@@ -307,7 +321,8 @@ impl LinkGroup {
                 count.fetch_sub(1, AcqRel);
             }
         }
-        sent.is_ok()
+        // Where nobody is left to ring it, the kernel has all there is to tell.
+        sent.is_ok() || self.peer_gone()
     }
 
     /// The hints for context `n` of side `side`.

@@ -18,8 +18,10 @@ pub fn paired(session: u32, m: &Paired, received: [c_int; ctl::MAX_FDS]) -> bool
     let fresh = m.fresh != 0;
     let complete = arena >= 0 && channel >= 0 && wait >= 0;
     let side = lgr::side_id(m.lgr, m.side);
+    if fresh && complete || lgr::worth_a_sweep() {
+        lgr::sweep(session);
+    }
     let group = if fresh && complete {
-        lgr::sweep();
         lgr::add(session, side, m.arena_len, [arena, channel, wait]).ok()
     } else {
         lgr::find(session, side)
