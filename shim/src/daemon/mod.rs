@@ -8,7 +8,7 @@ use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, Passed, Pee
 use protocol::ctl::{Release, Welcome, Withdraw};
 use protocol::reason;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, fence};
 
 mod device;
 
@@ -337,21 +337,26 @@ fn has_said() -> bool {
 
 #[inline(never)]
 fn take_answers() {
-    if let Some(count) = said() {
-        if count == READ.load(Relaxed) {
+    loop {
+        let Some(held) = RECEIVING.try_lock() else {
+            return;
+        };
+        // By who reads them only: who finds the lock held leaves it to its holder, who may have seen the last one already.
+        if let Some(count) = said() {
+            READ.store(count, Relaxed);
+        }
+        let session = SESSION.load(Acquire);
+        let fd = SOCKET.load(Acquire);
+        if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
+            while receive(session, fd) {}
+        }
+        RECEIVING.unlock(held);
+        // SYNC: answers. Who has found the lock held saw a count that this look sees too.
+        fence(SeqCst);
+        if said().is_none_or(|count| count == READ.load(Relaxed)) {
             return;
         }
-        READ.store(count, Relaxed);
     }
-    let Some(held) = RECEIVING.try_lock() else {
-        return;
-    };
-    let session = SESSION.load(Acquire);
-    let fd = SOCKET.load(Acquire);
-    if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
-        while receive(session, fd) {}
-    }
-    RECEIVING.unlock(held);
 }
 
 /// Takes one message. False: there is no more.
