@@ -97,7 +97,7 @@ impl Patience {
         }
         let (sock, option) = (self.sock, self.option);
         signals::forget();
-        if wait::spin_for(sock, want) {
+        if wait::spin::spin_for(sock, want) {
             self.sock = kept::again(sock).ok_or(Stop::Closed)?;
             return Ok(());
         }

@@ -84,7 +84,7 @@ pub struct Rx {
     pub pace: AtomicU32,
     pub paced_at: AtomicU64,
     pub sent_by_then: AtomicU64,
-    /// Whether spinning has paid off, see `wait::worth_spinning`.
+    /// Whether spinning has paid off, see `wait::spin::worth_spinning`.
     pub spin: AtomicU32,
     /// Counts the times that the kernel says anew that there are bytes to read.
     pub edges: AtomicU32,

@@ -3,7 +3,8 @@
 use super::reg::Reg;
 use super::set::Set;
 use crate::conn::tx;
-use crate::{family, wait as threads};
+use crate::family;
+use crate::wait::spin;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 
 /// Hot registrations up to which a wait spins.
@@ -50,18 +51,18 @@ impl Cursors {
 /// Spins where that has paid off lately. True: a look may bring something.
 pub(super) fn spin(set: &Set) -> bool {
     // With many rings a round of looks takes longer than a sleep costs.
-    if set.active.places().len() > MANY || !threads::worth_spinning(&set.spin) {
+    if set.active.places().len() > MANY || !spin::worth_spinning(&set.spin) {
         return false;
     }
     let apart = set
         .hot()
         .filter_map(Reg::sock)
-        .any(|sock| !threads::same_cpu(&sock));
+        .any(|sock| !spin::same_cpu(&sock));
     if !apart {
         return false;
     }
     let mut cursors = None;
-    let hit = threads::spin(|turn| {
+    let hit = spin::spin(|turn| {
         if turn == 0 {
             cursors = Cursors::of(set);
         }
@@ -70,7 +71,7 @@ pub(super) fn spin(set: &Set) -> bool {
             _ => stirs(set),
         }
     });
-    threads::spun(&set.spin, hit);
+    spin::spun(&set.spin, hit);
     let hits = set.hits.load(Relaxed) + u64::from(hit);
     set.hits.store(hits, Relaxed);
     if (!hit || hits >= 256)

@@ -374,12 +374,12 @@ impl<'a> Polled<'a> {
     fn spin(&self) -> bool {
         let mut apart = false;
         for (_, sock) in self.entries() {
-            apart |= sock.is_some_and(|sock| sock.on_ring() && !wait::same_cpu(&sock));
+            apart |= sock.is_some_and(|sock| sock.on_ring() && !wait::spin::same_cpu(&sock));
         }
-        if !apart || self.list.len() > 256 || !wait::worth_spinning(&SPIN) {
+        if !apart || self.list.len() > 256 || !wait::spin::worth_spinning(&SPIN) {
             return false;
         }
-        let hit = wait::spin(|_| {
+        let hit = wait::spin::spin(|_| {
             self.entries().any(|(one, sock)| {
                 sock.is_some_and(|sock| {
                     ready::ring_mask(sock, one.events) & one.events != 0
@@ -387,7 +387,7 @@ impl<'a> Polled<'a> {
                 })
             })
         });
-        wait::spun(&SPIN, hit);
+        wait::spin::spun(&SPIN, hit);
         if let Some(table) = family::table() {
             let counter = if hit {
                 &table.totals.spin_hits

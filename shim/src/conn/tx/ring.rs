@@ -60,7 +60,7 @@ pub(super) fn onto_ring(sock: Sock, source: Source<'_>) -> Option<Put> {
     let span = producer.span(n);
     let sndbuf = sock.tx.sndbuf.load(Relaxed) as *mut u8;
     let ring = sock.peer_ring();
-    let far = n >= copy::LONG as u32 && wait::far(&sock);
+    let far = n >= copy::LONG as u32 && wait::spin::far(&sock);
     let filled = match sndbuf.is_null() {
         true => source.fill(ring, span, far),
         false => source.fill(sndbuf, span, false),
