@@ -2,6 +2,7 @@
 
 use crate::{copy, os};
 use protocol::shm::ring::Span;
+use std::cell::Cell;
 use std::ffi::c_int;
 
 /// Scatter/gather list of a call, with its total length.
@@ -12,6 +13,33 @@ pub struct Iov {
     count: usize,
     single: libc::iovec,
     pub len: usize,
+    /// Null, or for what TCP has to say beside the bytes. Outlives the call.
+    pub control: *const Control,
+}
+
+/// Control data of a recvmsg.
+#[derive(Debug)]
+pub struct Control {
+    /// The program's buffer.
+    at: *mut libc::c_void,
+    room: usize,
+    /// How much of it the kernel has filled, and whether that was too little for it.
+    filled: Cell<Option<(usize, c_int)>>,
+}
+
+impl Control {
+    pub fn new(message: &libc::msghdr) -> Control {
+        Control {
+            at: message.msg_control,
+            room: message.msg_controllen,
+            filled: Cell::new(None),
+        }
+    }
+
+    /// What the kernel has said, if the bytes came from it.
+    pub fn filled(&self) -> Option<(usize, c_int)> {
+        self.filled.get()
+    }
 }
 
 /// `UIO_MAXIOV`
@@ -76,6 +104,7 @@ impl Iov {
             count: 1,
             single,
             len,
+            control: std::ptr::null(),
         }
     }
 
@@ -105,6 +134,7 @@ impl Iov {
             count: if list.is_null() { 0 } else { count },
             single,
             len: 0,
+            control: std::ptr::null(),
         };
         // Lengths first; then the addresses, of a single buffer as in `cut`.
         if (0..iov.count).any(|i| iov.at(i).iov_len > isize::MAX as usize) {
@@ -221,7 +251,17 @@ impl Iov {
         flags: c_int,
     ) -> Result<usize, i32> {
         self.message(skip, limit, |m| {
-            os::recvmsg(fd, m, flags | libc::MSG_DONTWAIT)
+            // SAFETY: see the field.
+            let control = unsafe { self.control.as_ref() };
+            if let Some(control) = control {
+                (m.msg_control, m.msg_controllen) = (control.at, control.room);
+            }
+            let n = os::recvmsg(fd, m, flags | libc::MSG_DONTWAIT)?;
+            if let Some(control) = control {
+                let cut = m.msg_flags & libc::MSG_CTRUNC;
+                control.filled.set(Some((m.msg_controllen, cut)));
+            }
+            Ok(n)
         })
     }
 

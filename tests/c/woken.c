@@ -1,6 +1,7 @@
 /* What has woken a call that finds, when it runs at last, that it was changed meanwhile. */
 #include "sets.h"
 #include <sched.h>
+#include <sys/syscall.h>
 
 /* All threads on one processor, and this one only when no other wants it: so what others do in
  * one go is all done when it runs. */
@@ -104,5 +105,80 @@ static void room_used_again(void)
     close_pair(&p);
 }
 
+/* The kernel stamps nothing before some socket has asked for it, and then a moment later. */
+static int stamping(void)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    struct msghdr m = {0};
+    int fd = MUST(socket(AF_INET, SOCK_DGRAM, 0)), on = 1;
+    MUST(bind(fd, (struct sockaddr *)&a, len));
+    MUST(getsockname(fd, (struct sockaddr *)&a, &len));
+    MUST(connect(fd, (struct sockaddr *)&a, len));
+    MUST(setsockopt(fd, SOL_SOCKET, SO_TIMESTAMP, &on, sizeof on));
+    while (!(m.msg_flags & MSG_CTRUNC)) {
+        MUST(send(fd, "", 0, 0));
+        MUST(recvmsg(fd, &m, 0));
+    }
+    return fd;
+}
+
+enum { ROOM, NO_ROOM, TIMED, PEEK, INQ, ALL, SECOND, HOWS };
+struct stamped {
+    int fd, how;
+    pid_t thread;
+};
+
+static void *receives_stamped(void *arg)
+{
+    struct stamped *s = arg;
+    char b[2][2], control[2][128];
+    struct iovec v[2];
+    struct mmsghdr m[2] = {0};
+    int flags = s->how == PEEK ? MSG_PEEK : s->how == ALL ? MSG_WAITALL : 0, n = 1;
+    actor('B');
+    s->thread = syscall(SYS_gettid);
+    for (int i = 0; i < 2; i++) {
+        v[i] = (struct iovec){b[i], s->how == ALL ? 2 : 1};
+        m[i].msg_hdr = (struct msghdr){.msg_iov = &v[i], .msg_iovlen = 1, .msg_control = control[i],
+                                       .msg_controllen = s->how == NO_ROOM ? 0 : sizeof control[i]};
+    }
+    if (s->how == SECOND)
+        n = R(recvmmsg(s->fd, m, 2, 0, NULL));
+    else
+        m[0].msg_len = R(recvmsg(s->fd, &m[0].msg_hdr, flags));
+    struct msghdr *last = &m[n - 1].msg_hdr;
+    trace("how %d: %u, flags %x, control %zu", s->how, m[n - 1].msg_len, last->msg_flags, last->msg_controllen);
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(last); c; c = CMSG_NXTHDR(last, c))
+        trace("level %d, type %d", c->cmsg_level, c->cmsg_type);
+    return NULL;
+}
+
+/* Stamps that one thread asks for while another sleeps in a receive: what wakes that has one. */
+static void stamped_meanwhile(void)
+{
+    int keeps = stamping(), on = 1;
+    for (int how = ROOM; how < HOWS; how++) {
+        struct pair p = warm_pair();
+        struct stamped s = {p.server, how, 0};
+        if (how == TIMED)
+            set_timeout(p.server, SO_RCVTIMEO, 60000);
+        if (how == INQ)
+            MUST(setsockopt(p.server, IPPROTO_TCP, TCP_INQ, &on, sizeof on));
+        pthread_t t = spawn_asleep(receives_stamped, &s);
+        if (how >= ALL) {
+            send_all(p.client, "1", 1);
+            for (int left = 1; left;)
+                MUST(ioctl(p.server, FIONREAD, &left));
+            wait_asleep(s.thread);
+        }
+        R(setsockopt(p.server, SOL_SOCKET, SO_TIMESTAMP, &on, sizeof on));
+        send_all(p.client, "2", 1);
+        join_thread(t);
+        close_pair(&p);
+    }
+    close(keeps);
+}
+
 MAIN({"closed_and_woken_at_once", closed_and_woken_at_once}, {"nothing_woken_by_room", nothing_woken_by_room},
-     {"room_used_again", room_used_again})
+     {"room_used_again", room_used_again}, {"stamped_meanwhile", stamped_meanwhile})

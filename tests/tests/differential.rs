@@ -272,6 +272,7 @@ cases! { woken:
     closed_and_woken_at_once Fast,
     nothing_woken_by_room Fast,
     room_used_again Fast,
+    stamped_meanwhile Fast,
 }
 
 cases! { bulk:

@@ -6,9 +6,9 @@ use crate::calls::io::{
 use crate::calls::transfer::{self, ANEW, GOES_ON};
 use crate::calls::way::{self, Way};
 use crate::calls::{inq, poll, sockopt};
-use crate::conn::{Sock, kept};
+use crate::conn::{Sock, flag, kept, phase};
 use crate::fds::{self, Entry};
-use crate::iov::{self, FAULT_LATER, Iov};
+use crate::iov::{self, Control, FAULT_LATER, Iov};
 use crate::{clock, errno, os, real, signals};
 use libc::{c_int, c_uint, mmsghdr, msghdr, ssize_t, timespec};
 
@@ -43,7 +43,7 @@ unsafe fn careful_recvmsg(sock: Sock, msg: *mut msghdr, flags: c_int) -> ssize_t
         return errno::fail(e);
     }
     // SAFETY: likewise.
-    let iov = match unsafe { Iov::many(msg.msg_iov, msg.msg_iovlen) } {
+    let mut iov = match unsafe { Iov::many(msg.msg_iov, msg.msg_iovlen) } {
         Err(FAULT_LATER) if flags & libc::MSG_TRUNC != 0 => {
             // SAFETY: likewise.
             let len = unsafe { iov::lengths(msg.msg_iov, msg.msg_iovlen) };
@@ -51,6 +51,10 @@ unsafe fn careful_recvmsg(sock: Sock, msg: *mut msghdr, flags: c_int) -> ssize_t
         }
         iov => iov,
     };
+    let control = Control::new(msg);
+    if let Ok(iov) = &mut iov {
+        iov.control = &raw const control;
+    }
     let n = careful_receive(sock, iov, flags);
     if n >= 0 {
         if !msg.msg_name.is_null() {
@@ -58,7 +62,14 @@ unsafe fn careful_recvmsg(sock: Sock, msg: *mut msghdr, flags: c_int) -> ssize_t
         }
         let room = std::mem::replace(&mut msg.msg_controllen, 0);
         msg.msg_flags = flags & libc::MSG_CMSG_CLOEXEC;
-        inq::tell(sock, msg, room);
+        match control.filled() {
+            // Stamps, if another thread has asked for them while this call slept; of what is left, the kernel knows its part.
+            Some((len, cut)) if sock.phase() == phase::BARRED || !sock.has(flag::INQ) => {
+                msg.msg_controllen = len;
+                msg.msg_flags |= cut;
+            }
+            _ => inq::tell(sock, msg, room),
+        }
     }
     n
 }
