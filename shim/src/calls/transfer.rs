@@ -118,7 +118,12 @@ impl Patience {
         let before = edges();
         let mut wake = wait::sleep(sock, want, until);
         // Rung for nothing that the kernel would wake for, as it does when an option changes, or an own shutdown.
-        while wake == Wake::Ready && want != Want::Out && edges() == before && below_lowat(sock) {
+        while wake == Wake::Ready
+            && want != Want::Out
+            && edges() == before
+            && !sandbox::gives_to_kernel(sock)
+            && below_lowat(sock)
+        {
             wake = wait::sleep(sock, want, until);
         }
         if wake == Wake::Interrupted {

@@ -6,10 +6,13 @@ use super::{Conn, Sock, close, flag, phase, ready};
 use crate::{ctx, epoll, family, fds, os, ownfd, sandbox, wait};
 use protocol::stats::ROWS;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicI32, AtomicU16, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
-/// Calls of this process that wait, or have waited, on connection N.
-static CALLS: [AtomicU16; ROWS] = [const { AtomicU16::new(0) }; ROWS];
+/// Calls of this process that wait, or have waited, on connection N; above, receives and sends alone.
+static CALLS: [AtomicU32; ROWS] = [const { AtomicU32::new(0) }; ROWS];
+const ALL: u32 = 0xffff;
+const POLL: u32 = 1;
+const TRANSFER: u32 = ALL + 1 + 1;
 /// The descriptor that keeps connection N, + 1.
 static KEPT: [AtomicI32; ROWS] = [const { AtomicI32::new(0) }; ROWS];
 
@@ -18,8 +21,8 @@ static KEPT: [AtomicI32; ROWS] = [const { AtomicI32::new(0) }; ROWS];
 static COME: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
 const COME_BITS: u32 = 46;
 
-fn calls(conn: &Conn) -> &'static AtomicU16 {
-    static NONE: AtomicU16 = AtomicU16::new(0);
+fn calls(conn: &Conn) -> &'static AtomicU32 {
+    static NONE: AtomicU32 = AtomicU32::new(0);
     CALLS.get(conn.index() as usize).unwrap_or(&NONE)
 }
 
@@ -28,21 +31,25 @@ fn place(conn: &Conn) -> &'static AtomicI32 {
     KEPT.get(conn.index() as usize).unwrap_or(&NONE)
 }
 
-/// A call begins to wait.
+/// A poll begins to wait.
 pub fn enter(conn: &Conn) {
-    calls(conn).fetch_add(1, AcqRel);
+    calls(conn).fetch_add(POLL, AcqRel);
 }
 
 /// It is over.
 pub fn leave(conn: &'static Conn) {
-    if calls(conn).fetch_sub(1, AcqRel) == 1 {
+    end(conn, POLL);
+}
+
+fn end(conn: &'static Conn, call: u32) {
+    if calls(conn).fetch_sub(call, AcqRel) & ALL == 1 {
         release(conn);
     }
 }
 
-/// Runs the part of a call that may wait.
+/// Runs the part of a receive or send that may wait.
 pub fn during<R>(conn: &'static Conn, call: impl FnOnce() -> R) -> R {
-    enter(conn);
+    calls(conn).fetch_add(TRANSFER, AcqRel);
     let at = std::ptr::from_ref(conn).cast_mut().cast();
     // SAFETY: connections are never unmapped, and the call is taken back here only.
     unsafe { wait::undone(call_over, at, call) }
@@ -50,12 +57,12 @@ pub fn during<R>(conn: &'static Conn, call: impl FnOnce() -> R) -> R {
 
 unsafe extern "C" fn call_over(conn: *mut c_void) {
     // SAFETY: `during` has passed a connection.
-    leave(unsafe { &*conn.cast() });
+    end(unsafe { &*conn.cast() }, TRANSFER);
 }
 
 /// Keeps the connection for a call that waits on it. False: there is none, or no descriptor.
 pub fn keep(sock: Sock) -> bool {
-    if calls(sock.conn).load(Acquire) == 0 {
+    if !waited_on(sock.conn) {
         return false;
     }
     // `raise` closes what it is given.
@@ -73,7 +80,7 @@ pub fn keep(sock: Sock) -> bool {
 /// goes by the number, which means something else by now or nothing: it has to take the new one.
 pub fn settle(conn: &'static Conn) {
     ctx::ring_sleepers();
-    if calls(conn).load(Acquire) == 0 {
+    if !waited_on(conn) {
         release(conn);
     }
 }
@@ -81,6 +88,11 @@ pub fn settle(conn: &'static Conn) {
 /// Whether a call of this process waits on it.
 pub fn waited_on(conn: &Conn) -> bool {
     calls(conn).load(Acquire) != 0
+}
+
+/// Whether a receive or send does: asleep, or awake for a moment between two sleeps.
+pub fn transferred_on(conn: &Conn) -> bool {
+    calls(conn).load(Acquire) > ALL
 }
 
 /// One of its numbers is about to be closed. A poll on that may run long after.
@@ -134,7 +146,10 @@ fn release(conn: &'static Conn) {
 /// A signal has ended a wait. The kernel closes what only this call keeps before the handler runs: what that has sent
 /// here came behind the FIN, if the wait was for bytes, of which there were none before.
 pub fn interrupted(conn: &Conn, want: wait::Want) {
-    if want != wait::Want::Out && place(conn).load(Acquire) != 0 && calls(conn).load(Acquire) == 1 {
+    if want != wait::Want::Out
+        && place(conn).load(Acquire) != 0
+        && calls(conn).load(Acquire) & ALL == 1
+    {
         conn.set(flag::LATE);
     }
 }
