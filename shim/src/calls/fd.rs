@@ -80,6 +80,10 @@ pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
             rx::change_flags(&sock, protocol::shm::cdc::flag::CLOSED, 0);
         }
     }
+    if let Some(sock) = sock.filter(|_| matches!(how, libc::SHUT_RD..=libc::SHUT_RDWR)) {
+        // The kernel wakes others before the call is over: what they are told is all of it.
+        sock.shutdowns.fetch_add(1, AcqRel);
+    }
     // SAFETY: no pointers.
     let mut result = unsafe { real::shutdown(fd, how) };
     if reset && result == 0 {
@@ -88,8 +92,11 @@ pub fn shutdown(e: Entry, fd: c_int, how: c_int) -> c_int {
     }
     if let Some(sock) = sock {
         if result == 0 || errno::get() == libc::ENOTCONN {
-            sock.shutdowns.fetch_add(1, AcqRel);
-            errno::keep(|| epoll::rouse(sock.conn));
+            // Also where somebody has looked in between.
+            errno::keep(|| {
+                epoll::ask(sock.conn);
+                epoll::rouse(sock.conn);
+            });
         }
         if result != 0 {
             // Reset already: nothing was shut.

@@ -166,6 +166,39 @@ impl Patience {
         Ok(())
     }
 
+    /// Waits until more than the `n` bytes that were peeked at may be there. What ends the call is noted: it looks once more.
+    fn await_more_than(&mut self, n: usize) {
+        let sock = self.sock;
+        let begun = clock::now();
+        let deadline = *self.deadline.get_or_insert_with(|| {
+            os::timeout(sock.fd, self.option).map(|ns| begun.saturating_add(ns))
+        });
+        let news = match self.urgent {
+            true => libc::POLLRDHUP,
+            false => libc::POLLRDHUP | libc::POLLPRI,
+        };
+        // Readiness does not tell how much: in small steps.
+        let seen = os::poll_one(sock.fd, news, 1);
+        let Some(now) = kept::again(sock) else {
+            self.over = Some(Stop::Closed);
+            return;
+        };
+        self.sock = now;
+        let seen = seen.map(|seen| if now.fd == sock.fd { seen } else { 0 });
+        self.urgent |= seen.is_ok_and(|seen| seen & libc::POLLPRI != 0);
+        self.over = match seen {
+            Err(_) => {
+                signals::end_wait();
+                Some(Stop::Interrupted)
+            }
+            Ok(seen) if seen & !libc::POLLPRI != 0 => Some(Stop::WouldBlock),
+            Ok(_) if self.urgent && rx::up_to_mark(now) == n => Some(Stop::WouldBlock),
+            Ok(_) => deadline
+                .is_some_and(|end| clock::now() >= end)
+                .then_some(Stop::WouldBlock),
+        };
+    }
+
     /// Waits for the next step of a call that has moved `done` bytes. Gives the call's result when it
     /// is over instead.
     fn more(&mut self, want: Want, done: usize) -> Option<ssize_t> {
@@ -330,10 +363,13 @@ fn receive_steps(
                     0 => n,
                     _ => n + rx::peek_beyond(sock, n, sink_at(n), wants.flags),
                 };
-                let last = patience.nonblock || patience.over.is_some();
-                if n >= wants.target || last || !more_to_peek(sock, patience, n) {
+                if n >= wants.target || patience.nonblock || patience.over.is_some() {
                     return Some(n as ssize_t);
                 }
+                if !to_the_end {
+                    return None;
+                }
+                patience.await_more_than(n);
             }
             Got::Bytes(n) => {
                 *done += n;
@@ -402,20 +438,6 @@ fn receive_nothing(sock: Sock, flags: c_int) -> ssize_t {
         }
     };
     kept::during(sock.conn, &mut look)
-}
-
-/// Waits until more than `n` bytes may be there to be peeked at. False: no more is to come.
-fn more_to_peek(sock: Sock, patience: &mut Patience, n: usize) -> bool {
-    if sock.has(flag::FIN_SEEN) {
-        return false;
-    }
-    // Readiness does not tell how much: look again in small steps.
-    let before = clock::now();
-    let _ = os::poll_one(sock.fd, libc::POLLRDHUP, 1);
-    let deadline = *patience.deadline.get_or_insert_with(|| {
-        os::timeout(sock.fd, libc::SO_RCVTIMEO).map(|ns| before.saturating_add(ns))
-    });
-    n > 0 && deadline.is_none_or(|end| clock::now() < end)
 }
 
 /// A send of `len` bytes from `source_at(bytes done)`.

@@ -2,7 +2,7 @@
 //! keeps the file for such a call: it goes on, and the connection ends with it. So do we, with a
 //! descriptor of our own.
 
-use super::{Conn, Sock, close, flag, phase, ready};
+use super::{Conn, Sock, close, flag, phase, ready, rx};
 use crate::{ctx, epoll, family, fds, os, ownfd, sandbox, wait};
 use protocol::stats::ROWS;
 use std::ffi::{c_int, c_void};
@@ -134,7 +134,8 @@ fn release(conn: &'static Conn) {
         close::end(sock, || {
             // Not where others hold it as well: for them it goes on.
             let last = conn.holders.load(Acquire) <= 1 && conn.phase() == phase::PAIRED;
-            if last && conn.has(flag::LATE) {
+            // An urgent byte that was not taken makes it a reset.
+            if last && conn.has(flag::LATE) && !rx::marked(sock) {
                 let _ = os::shutdown(fd, libc::SHUT_WR);
             }
             ownfd::close(fd);

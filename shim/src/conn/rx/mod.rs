@@ -5,7 +5,7 @@ mod ring;
 mod tcp;
 
 pub use ring::{drained, frozen};
-pub use tcp::{at_mark, crosses_over, message_ahead};
+pub use tcp::{at_mark, crosses_over, marked, message_ahead, up_to_mark};
 
 use super::{Conn, Sock, handshake, onto_ring, phase, quick, revert, twice, tx};
 use crate::iov::Iov;

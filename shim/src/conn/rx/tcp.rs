@@ -137,6 +137,12 @@ pub fn at_mark(sock: Sock) -> bool {
     available(&sock) == 0 && marked(sock)
 }
 
+/// How much is there, up to a mark of urgent data that lies ahead.
+pub fn up_to_mark(sock: Sock) -> usize {
+    let on_tcp = os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0);
+    available(&sock) as usize + on_tcp as usize
+}
+
 /// Whether the next byte on TCP is behind such a mark.
 pub fn marked(sock: Sock) -> bool {
     os::ioctl_int(sock.fd, SIOCATMARK) == Ok(1)
