@@ -9,6 +9,8 @@ const SLOTS: usize = 16;
 const ACTORS: usize = 6;
 /// Bytes that may lie unread in a direction: so few that all of them have arrived on TCP.
 const UNREAD: i64 = 24_000;
+/// Bytes that a ring takes beside them.
+const RING: i64 = 60_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -33,6 +35,8 @@ struct End {
     stubborn: bool,
     /// It may have been shut down for reading.
     deaf: bool,
+    /// Somebody is told of room for more: an edge-triggered registration, or a receive of no bytes that sleeps.
+    heeds_room: bool,
 }
 
 struct Model {
@@ -47,8 +51,8 @@ struct Model {
     /// Sets, by process and slot, that a process shares with its child: what one of them enters from
     /// then on, the other does not hear of (docs/limits.md).
     inherited: Vec<(usize, i64)>,
-    /// The end for which an actor may be asleep.
-    rests: [Option<(usize, usize)>; ACTORS],
+    /// The ends for which an actor may be asleep.
+    rests: [Vec<(usize, usize)>; ACTORS],
     tag: i64,
     urgent: bool,
     /// A registration is edge-triggered or one-shot. When such a connection goes back to TCP, the program may
@@ -89,7 +93,7 @@ pub fn generate(seed: u64) -> Program {
         ends: vec![Default::default(); pairs],
         in_sets: Vec::new(),
         inherited: Vec::new(),
-        rests: [None; ACTORS],
+        rests: Default::default(),
         tag: 0,
         urgent: false,
         edges: false,
@@ -325,6 +329,7 @@ impl Model {
             } else {
                 1
             };
+            end.heeds_room |= bytes == 0;
             self.rest(actor, Some((conn, side)));
         }
         if sleeps && self.once_in(8) {
@@ -383,17 +388,18 @@ impl Model {
     /// nothing, as far as one can know. (Two that sleep in a receive on one end share out what comes as it
     /// happens, on TCP as well: one of them may get all.)
     fn rests(&self, actor: usize) -> bool {
-        self.rests[actor].is_some_and(|(conn, side)| {
-            let end = &self.ends[conn][side];
+        self.rests[actor].iter().any(|(conn, side)| {
+            let end = &self.ends[*conn][*side];
             end.receiver || end.waiter
         })
     }
 
-    /// An actor may fall asleep, until something comes for that end; unless it sleeps already.
+    /// An actor may fall asleep, until something comes for that end; unless it sleeps already, which is not known.
     fn rest(&mut self, actor: usize, end: Option<(usize, usize)>) {
         if !self.rests(actor) {
-            self.rests[actor] = end;
+            self.rests[actor].clear();
         }
+        self.rests[actor].extend(end);
     }
 
     fn make_set(&mut self, actor: usize) {
@@ -426,6 +432,8 @@ impl Model {
         if let Kind::End(conn, side) = self.kind(actor, slot) {
             let wakes = events & INPUT != 0 && events & libc::EPOLLONESHOT as i64 == 0;
             self.in_sets.push((conn, side, wakes));
+            let edge = events & libc::EPOLLET as u32 as i64 != 0;
+            self.ends[conn][side].heeds_room |= edge && events & OUTPUT != 0;
         }
         self.push(actor, "ctl", &[set, op, slot, events, self.tag]);
     }
@@ -480,7 +488,11 @@ impl Model {
             // Nobody reads: how much is sent would depend on the kernel's buffers.
             return;
         }
-        let bytes = 20_000 + self.below(500_000) as i64;
+        let mut bytes = 20_000 + self.below(500_000) as i64;
+        if self.ends[conn][1 - side].heeds_room {
+            // Who has found a ring full is told of room, as on TCP, which is full later.
+            bytes = bytes.min(RING);
+        }
         let chunk = self.pick(&[100, 5000, 70_000, 1_000_000]);
         // No time limit either: who gives up early does not read.
         self.push(reader, "flags", &[at, 0, 0]);
