@@ -131,9 +131,9 @@ fn release(conn: &'static Conn) {
     let fd = place(conn).swap(0, AcqRel) - 1;
     if fd >= 0 {
         let sock = Sock { fd, conn };
+        // Not where others hold it as well: for them it goes on. Asked before a claim is given up, which bars it.
+        let last = conn.holders.load(Acquire) <= 1 && conn.phase() != phase::BARRED;
         close::end(sock, || {
-            // Not where others hold it as well: for them it goes on.
-            let last = conn.holders.load(Acquire) <= 1 && conn.phase() == phase::PAIRED;
             // An urgent byte that was not taken makes it a reset.
             if last && conn.has(flag::LATE) && !rx::marked(sock) {
                 let _ = os::shutdown(fd, libc::SHUT_WR);
