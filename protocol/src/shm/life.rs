@@ -1,7 +1,7 @@
 //! How long a connection's place in the memory of a fork family is its own, and how long a process keeps mapped what
 //! the connection looks at.
 
-use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use super::sync::{AtomicU32, AtomicU64, Ordering, fence, fence_behind_rmw};
 
 /// What decides about the end of a connection.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ impl Life<'_> {
     pub fn pin(&self, generation: u32) -> bool {
         self.sleepers.fetch_add(1, Ordering::AcqRel);
         // SYNC: close/sleep. As for who sleeps on it.
-        fence(Ordering::SeqCst);
+        fence_behind_rmw();
         // Held first: where that is another connection's doing already, so is the generation.
         let held = self.holders.load(Ordering::Acquire) != 0;
         held && self.generation.load(Ordering::Acquire) == generation
@@ -30,7 +30,7 @@ impl Life<'_> {
     pub fn unpin(&self) -> bool {
         let last = self.sleepers.fetch_sub(1, Ordering::AcqRel) == 1;
         // SYNC: close/sleep. Either we see that nobody holds it, or the last holder that nobody sleeps.
-        fence(Ordering::SeqCst);
+        fence_behind_rmw();
         last && self.holders.load(Ordering::Acquire) == 0
     }
 

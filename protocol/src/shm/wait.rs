@@ -16,7 +16,7 @@
 //! * producer: publish, full fence, and when the watcher is cold, [`Hints::put`], before it looks
 //!   whether the context sleeps.
 
-use super::sync::{AtomicU64, Ordering, fence};
+use super::sync::{AtomicU64, Ordering, fence_behind_rmw};
 
 /// Bit of a watcher's entry in a DMB: the connection is cold to it.
 pub const COLD: u16 = 1 << 15;
@@ -65,14 +65,14 @@ impl WaitWord {
         self.0.fetch_add(SLEEPERS + 2, Ordering::SeqCst);
         // SYNC: sleep/publish. Orders the store above before the caller's second look; the
         // producer's fence orders its data before its load of this word.
-        fence(Ordering::SeqCst);
+        fence_behind_rmw();
     }
 
     /// The doorbell was silenced: it may ring again for those who still sleep. The caller looks at
     /// everything once more afterwards.
     pub fn renew(&self) {
         self.0.fetch_add(SLEEPERS + 1, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
+        fence_behind_rmw();
     }
 
     /// One sleeper less.
@@ -110,7 +110,7 @@ impl Hints {
         if let Some(word) = self.0.get((number / 64 % 8) as usize) {
             word.fetch_or(1 << (number % 64), Ordering::SeqCst);
             // SYNC: sleep/publish. The sleeper looks for hints after it has entered.
-            fence(Ordering::SeqCst);
+            fence_behind_rmw();
         }
     }
 

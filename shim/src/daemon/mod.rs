@@ -7,8 +7,9 @@ use crate::{clock, config, conn, ctx, family, lgr, lock, log, os, ownfd};
 use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, Passed, PeerGone, Refused};
 use protocol::ctl::{Release, Welcome, Withdraw};
 use protocol::reason;
+use protocol::shm::sync::fence;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*, fence};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 
 mod device;
 

@@ -14,6 +14,7 @@ use crate::conn::ready;
 use crate::conn::{Conn, Sock, flag, phase, tx};
 use crate::{family, lgr, wait};
 use protocol::shm::pair::{Carrier, GateState};
+use protocol::shm::sync::fence;
 use protocol::shm::wait::HINTS;
 use protocol::stats::ROWS;
 use std::sync::atomic::Ordering::*;
@@ -96,7 +97,7 @@ impl Set {
         view.table.lists.unlock(held);
         if let Some(ctx) = self.ctx() {
             // SYNC: sleep/publish. A thread that was rung for this may sleep again already.
-            std::sync::atomic::fence(SeqCst);
+            fence(SeqCst);
             if ctx.word().sleepers() {
                 ctx.ring();
             }
@@ -237,7 +238,7 @@ impl Set {
     pub fn rouse(&self, reg: &Reg) {
         if let Some(ctx) = self.ctx() {
             // SYNC: sleep/publish. Whoever sleeps did not see it hot.
-            std::sync::atomic::fence(SeqCst);
+            fence(SeqCst);
             // Who sleeps in a poll of the set has only the kernel to hear from.
             if (ctx.word().sleepers() || self.foreign()) && reg.report(false) != 0 {
                 ctx.ring();

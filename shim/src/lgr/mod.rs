@@ -15,10 +15,11 @@ use crate::{daemon, epoll, family, os, ownfd};
 use mapped::Mapped;
 use protocol::shm::HINTS_AT;
 use protocol::shm::life::Kept;
+use protocol::shm::sync::{fence, fence_behind_rmw};
 use protocol::shm::wait::{CONTEXTS, Hints};
 use protocol::stats::ROWS;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
 pub const MAX: usize = 1024;
 /// Tries at the lock of the channels before it is passed over: some ten milliseconds, in which that of a process
@@ -384,7 +385,7 @@ impl LinkGroup {
             asleep::doubt(self.index(), n);
         }
         // Either this look finds the bell, or who installs it finds the mark.
-        fence(SeqCst);
+        fence_behind_rmw();
         let valid = word.bell();
         let known = || fd.load(Acquire) >= 0 && of.load(Acquire) == valid;
         if !known() {
