@@ -14,6 +14,7 @@ pub mod io;
 pub mod life;
 pub mod msg;
 pub mod passing;
+mod patience;
 pub mod poll;
 pub mod proc;
 pub mod sockopt;
