@@ -251,7 +251,7 @@ fn splice_out(
         let full = || os::poll_one(pipe, libc::POLLOUT, 0) == Ok(0);
         if (room >= 4096 || (room > 0 && available(&sock) as usize <= room)) && !full() {
             let n = len.min(room);
-            let n = transfer::receive(sock, n, 0, |done| Sink::Descriptor(pipe, n - done));
+            let n = transfer::receive(sock, n, 0, false, |done| Sink::Descriptor(pipe, n - done));
             if n != -1 || errno::get() != libc::EAGAIN || !wait || !full() {
                 return n;
             }

@@ -16,19 +16,27 @@ fn forever(iov: &Iov) -> &'static Iov {
     unsafe { &*std::ptr::from_ref(iov) }
 }
 
-pub(super) fn careful_receive(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -> ssize_t {
+/// `looked`: see [`transfer::receive`].
+pub(super) fn careful_receive(
+    sock: Sock,
+    iov: Result<Iov, i32>,
+    flags: c_int,
+    looked: bool,
+) -> ssize_t {
     // By reference: to move the list out right after it was written stalls.
     match &iov {
         Ok(iov) => {
             let list = forever(iov);
-            transfer::receive(sock, iov.len, flags, |done| Sink::Buffers(list, done))
+            transfer::receive(sock, iov.len, flags, looked, |done| {
+                Sink::Buffers(list, done)
+            })
         }
         &Err(FAULT_LATER) => {
             let mut byte = 0u8;
             let iov = Iov::unchecked((&raw mut byte).cast(), 1);
             let list = forever(&iov);
             let flags = flags & !libc::MSG_WAITALL | libc::MSG_PEEK;
-            match transfer::receive(sock, 1, flags, |_| Sink::Buffers(list, 0)) {
+            match transfer::receive(sock, 1, flags, false, |_| Sink::Buffers(list, 0)) {
                 1.. => errno::fail(libc::EFAULT),
                 n => n,
             }
@@ -38,10 +46,10 @@ pub(super) fn careful_receive(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -
 }
 
 /// As [`careful_receive`] for read and its forms, which do nothing at all when no bytes are wanted.
-fn careful_read(sock: Sock, iov: Result<Iov, i32>, flags: c_int) -> ssize_t {
+fn careful_read(sock: Sock, iov: Result<Iov, i32>, flags: c_int, looked: bool) -> ssize_t {
     match iov {
         Ok(iov) if iov.len == 0 => 0,
-        iov => careful_receive(sock, iov, flags),
+        iov => careful_receive(sock, iov, flags, looked),
     }
 }
 
@@ -239,7 +247,7 @@ pub unsafe fn read(e: Entry, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_
         0,
         // SAFETY: the caller's own arguments.
         || unsafe { real::read(fd, buf, len) },
-        |sock| careful_read(sock, Iov::single(buf, len), 0),
+        |sock| careful_read(sock, Iov::single(buf, len), 0, true),
     )
 }
 
@@ -255,7 +263,7 @@ pub unsafe fn readv(e: Entry, fd: c_int, iov: *const iovec, count: c_int) -> ssi
         // SAFETY: the caller's own arguments.
         || unsafe { real::readv(fd, iov, count) },
         // SAFETY: likewise.
-        |sock| careful_read(sock, unsafe { vector(iov, count) }, 0),
+        |sock| careful_read(sock, unsafe { vector(iov, count) }, 0, false),
     )
 }
 
@@ -326,7 +334,7 @@ pub unsafe fn preadv2(
     };
     receive(e, fd, wait, kernel, |sock| {
         // SAFETY: likewise.
-        careful_read(sock, unsafe { vector(iov, count) }, wait)
+        careful_read(sock, unsafe { vector(iov, count) }, wait, false)
     })
 }
 
@@ -376,7 +384,7 @@ pub unsafe fn recv(e: Entry, fd: c_int, buf: *mut c_void, len: size_t, flags: c_
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::recv(fd, buf, len, flags) },
-        |sock| careful_receive(sock, buffer(buf, len, flags), flags),
+        |sock| careful_receive(sock, buffer(buf, len, flags), flags, true),
     )
 }
 
@@ -427,7 +435,7 @@ pub unsafe fn recvfrom(
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::recvfrom(fd, buf, len, flags, addr, addr_len) },
-        |sock| no_address(careful_receive(sock, buffer(buf, len, flags), flags)),
+        |sock| no_address(careful_receive(sock, buffer(buf, len, flags), flags, true)),
     )
 }
 

@@ -55,7 +55,7 @@ unsafe fn careful_recvmsg(sock: Sock, msg: *mut msghdr, flags: c_int) -> ssize_t
     if let Ok(iov) = &mut iov {
         iov.control = &raw const control;
     }
-    let n = careful_receive(sock, iov, flags);
+    let n = careful_receive(sock, iov, flags, false);
     if n >= 0 {
         if !msg.msg_name.is_null() {
             msg.msg_namelen = 0;

@@ -6,7 +6,7 @@ use crate::fds::{self, Meaning};
 use crate::wait::{self, Wake, Want};
 use crate::{clock, errno, os, sandbox, signals};
 use libc::{c_int, ssize_t};
-use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::{AtomicU32, Ordering::Acquire};
 
 /// How a call may wait.
 pub(super) struct Patience {
@@ -87,7 +87,10 @@ impl Patience {
         let until = nap.map_or(deadline, |nap| {
             Some(deadline.map_or(nap, |end| end.min(nap)))
         });
-        let edges = || [&sock.rx.edges, &sock.tx.edges, &sock.shutdowns].map(|n| n.load(Acquire));
+        let edges = || {
+            let of = |count: &AtomicU32| count.load(Acquire);
+            (of(&sock.rx.edges), of(&sock.tx.edges), of(&sock.shutdowns))
+        };
         let before = edges();
         let mut wake = wait::sleep(sock, want, until);
         // Rung for nothing that the kernel would wake for, as it does when an option changes, or an own shutdown.

@@ -35,11 +35,13 @@ pub fn to_the_end<E, R: PartialEq + From<i8>>(
 /// messages of the same call have been moved, so a signal ends it, whatever the handler's flags.
 pub const GOES_ON: c_int = c_int::MIN;
 
-/// A receive into `sink_at(bytes done)`; `len` bytes at most, `target` bytes at least.
+/// A receive into `sink_at(bytes done)`; `len` bytes at most, `target` bytes at least. `looked`: the short way
+/// ([`crate::conn::quick`]) was tried just before.
 pub fn receive(
     sock: Sock,
     len: usize,
     flags: c_int,
+    looked: bool,
     sink_at: impl Fn(usize) -> Sink<'static>,
 ) -> ssize_t {
     claim::attend(sock);
@@ -56,13 +58,18 @@ pub fn receive(
     // A splice looks for a signal first.
     patience.takes_first = !matches!(sink_at(0), Sink::Descriptor(..));
     let mut done = 0usize;
-    let wants = Wants { len, target, flags };
+    let mut wants = Wants {
+        len,
+        target,
+        flags,
+        looked,
+    };
     let nonblock = patience.nonblock;
-    receive_steps(&mut patience, &wants, &mut done, nonblock, &sink_at).unwrap_or_else(|| {
+    receive_steps(&mut patience, &mut wants, &mut done, nonblock, &sink_at).unwrap_or_else(|| {
         kept::during(sock.conn, || {
             patience
                 .more(patience.first(), done)
-                .or_else(|| receive_steps(&mut patience, &wants, &mut done, true, &sink_at))
+                .or_else(|| receive_steps(&mut patience, &mut wants, &mut done, true, &sink_at))
                 .unwrap_or(-1)
         })
     })
@@ -73,13 +80,15 @@ struct Wants {
     len: usize,
     target: usize,
     flags: c_int,
+    /// The first step is not to try the short way.
+    looked: bool,
 }
 
 /// Receives until the call is over. `None`: it would have to wait, and `to_the_end` is not set.
 #[inline]
 fn receive_steps(
     patience: &mut Patience,
-    wants: &Wants,
+    wants: &mut Wants,
     done: &mut usize,
     to_the_end: bool,
     sink_at: &impl Fn(usize) -> Sink<'static>,
@@ -92,7 +101,11 @@ fn receive_steps(
             return Some(*done as ssize_t);
         }
         let sink = sink_at(*done);
-        match rx::once(sock, sink, wants.flags) {
+        let got = match std::mem::take(&mut wants.looked) {
+            true => rx::any_way(sock, sink, wants.flags),
+            false => rx::once(sock, sink, wants.flags),
+        };
+        match got {
             Got::Bytes(0) => return Some(*done as ssize_t),
             Got::Bytes(n) if peek => {
                 let n = match wants.len - n {

@@ -74,8 +74,9 @@ pub fn once(sock: Sock, sink: Sink<'_>, flags: c_int) -> Got {
     any_way(sock, sink, flags)
 }
 
+/// As [`once`], where the short way was tried just before.
 #[inline(never)]
-fn any_way(sock: Sock, sink: Sink<'_>, flags: c_int) -> Got {
+pub fn any_way(sock: Sock, sink: Sink<'_>, flags: c_int) -> Got {
     if !sock.rx_ring() || !sock.tx_ring() {
         handshake::pump(sock);
     }
