@@ -6,7 +6,7 @@ use crate::fds::{self, Meaning};
 use crate::wait::{self, Wake, Want};
 use crate::{clock, errno, os, sandbox, signals};
 use libc::{c_int, ssize_t};
-use std::sync::atomic::{AtomicU32, Ordering::Acquire};
+use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed};
 
 /// How a call may wait.
 pub(super) struct Patience {
@@ -123,6 +123,12 @@ impl Patience {
         }
         self.sock = kept::again(sock).ok_or(Stop::Closed)?;
         Ok(())
+    }
+
+    /// Whether the call, which has moved nothing, can be begun anew as the kernel's own: the connection is TCP's for good.
+    pub(super) fn is_the_kernels(&self) -> bool {
+        let settled = self.sock.phase() == phase::BARRED && self.sock.owed.load(Relaxed) == 0;
+        settled && !self.urgent && self.deadline == Some(None) && self.named()
     }
 
     /// Whether the number means the connection still.
