@@ -38,17 +38,8 @@ pub unsafe fn ctl(e: Entry, epfd: c_int, op: c_int, fd: c_int, event: *mut epoll
     match (set, fds::meaning(fd)) {
         (_, Meaning::Ours) => errno::fail(libc::EBADF),
         (Some(set), Meaning::Conn(sock)) => epoll::ctl(set, epfd, op, sock, event),
-        (_, Meaning::Set(index)) => {
+        (set, meaning) => {
             // SAFETY: the caller's own arguments.
-            let result = unsafe { real::epoll_ctl(epfd, op, fd, event) };
-            if result == 0 && op == libc::EPOLL_CTL_ADD {
-                // Nested: the outer set sees only what the kernel knows.
-                errno::keep(|| epoll::watched(index));
-            }
-            result
-        }
-        (set, _) => {
-            // SAFETY: likewise.
             let result = unsafe { real::epoll_ctl(epfd, op, fd, event) };
             if let Some(set) = set
                 && result == 0
@@ -56,6 +47,13 @@ pub unsafe fn ctl(e: Entry, epfd: c_int, op: c_int, fd: c_int, event: *mut epoll
             {
                 // SAFETY: the kernel has read it.
                 set.note_own(unsafe { event.read_unaligned() }.events);
+            }
+            if let Meaning::Set(inner) = meaning
+                && result == 0
+                && op == libc::EPOLL_CTL_ADD
+            {
+                // Nested: the outer set sees only what the kernel knows.
+                errno::keep(|| epoll::watched(inner));
             }
             result
         }
