@@ -125,10 +125,18 @@ impl Patience {
         Ok(())
     }
 
-    /// Whether the call, which has moved nothing, can be begun anew as the kernel's own: the connection is TCP's for good.
+    /// Whether the call, which has moved nothing, can be begun anew as the kernel's own: the connection is TCP's for good, and
+    /// it would wait as this one does.
     pub(super) fn is_the_kernels(&self) -> bool {
         let settled = self.sock.phase() == phase::BARRED && self.sock.owed.load(Relaxed) == 0;
-        settled && !self.urgent && self.deadline == Some(None) && self.named()
+        settled
+            && !self.urgent
+            && self.deadline == Some(None)
+            && self.named()
+            && os::fcntl(self.fd, libc::F_GETFL, 0)
+                .is_ok_and(|status| status as c_int & libc::O_NONBLOCK == 0)
+            && os::timeout(self.fd, self.option).is_none()
+            && !self.sock.has(at_once(self.option))
     }
 
     /// Whether the number means the connection still.
