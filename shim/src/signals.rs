@@ -1,7 +1,7 @@
 //! What a signal does to a call of ours that it interrupts.
 //!
 //! The kernel restarts an interrupted receive or send when the handler that ran has SA_RESTART. Our
-//! sleep is a ppoll, which it never restarts, and it does not say which handler ran. So a handler
+//! sleep is a ppoll or an epoll_wait, which it never restarts, and it does not say which handler ran. So a handler
 //! without SA_RESTART is put behind [`note`], which leaves a mark for its thread; the program reads
 //! back what it has set.
 

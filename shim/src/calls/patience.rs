@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed};
 pub(super) struct Patience {
     pub(super) sock: Sock,
     /// The number that the program has named.
-    pub(super) fd: c_int,
+    fd: c_int,
     pub(super) nonblock: bool,
-    pub(super) option: c_int,
-    pub(super) goes_on: bool,
+    option: c_int,
+    goes_on: bool,
     /// Looked up when the call first has to wait: deadline, if there is one.
-    pub(super) deadline: Option<Option<u64>>,
+    deadline: Option<Option<u64>>,
     /// Urgent data is there. The kernel wakes a receive when it comes (whatever SO_RCVLOWAT has been
     /// set to meanwhile), not again while it stays.
     pub(super) urgent: bool,
