@@ -164,6 +164,7 @@ cases! { shared_sets:
     watched_by_a_set Fast,
     entry_used_again Fast,
     set_closed_by_its_maker Fast,
+    end_is_told_once Fast,
 }
 
 cases! { closed_sets:

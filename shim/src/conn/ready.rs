@@ -181,6 +181,20 @@ pub fn come_over_tcp(sock: Sock, unread: bool) -> u64 {
     }
 }
 
+/// The connection is about to be on TCP for good, where [`come_over_tcp`] believes the kernel. That has counted the peer's
+/// FIN as a byte, and of a closed connection it does not say whether there was one: it is left out from here on. The
+/// caller holds the receive lock.
+pub fn leave_out_fin(sock: Sock) {
+    if os::end_of(sock.fd) != os::End::Closed {
+        return;
+    }
+    let left = os::ioctl_int(sock.fd, libc::FIONREAD).unwrap_or(0) as u64;
+    let known = sock.rx.taken.load(Acquire) + sock.rx.messages.load(Acquire) + left;
+    if os::tcp_bytes(sock.fd).is_ok_and(|bytes| bytes.received == known + 1) {
+        sock.rx.messages.fetch_add(1, AcqRel);
+    }
+}
+
 /// Bytes that have come, unread or not, so far.
 pub fn come(sock: Sock) -> u64 {
     come_over_tcp(sock, true).wrapping_add(rx::arrived(&sock, true))

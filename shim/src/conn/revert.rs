@@ -311,6 +311,9 @@ pub fn leave(sock: Sock, code: u32) -> bool {
         sock.reason(code);
     }
     epoll::restore(sock.conn);
+    let held = sock.rx.lock.lock();
+    ready::leave_out_fin(sock);
+    sock.rx.lock.unlock(held);
     if sock.change_phase(phase::PAIRED, phase::BARRED) {
         trace::event(&sock, Kind::Barred, code, 0);
     } else {
