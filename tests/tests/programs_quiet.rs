@@ -395,6 +395,72 @@ fn crowded_machine() {
     );
 }
 
+/// Two ends that sleep for each message, again and again on the same connection: each sleep is one call of epoll's in place
+/// of a ppoll, which has to be followed by a read that silences the doorbell.
+#[test]
+fn a_bed_is_slept_in() {
+    if plain_only() {
+        return;
+    }
+    const MANY: u64 = 200;
+    // Each lets the other fall asleep before it sends.
+    const SERVER: &str = "import socket, sys, time
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+end, _ = listener.accept()
+while piece := end.recv(64):
+    time.sleep(0.001)
+    end.sendall(piece)";
+    const CLIENT: &str = "import socket, sys, time
+end = socket.create_connection(('127.0.0.1', int(sys.argv[1])))
+for count in map(int, iter(sys.stdin.readline, '')):
+    for turn in range(count):
+        time.sleep(0.001)
+        end.sendall(b'%d' % turn)
+        assert end.recv(64) == b'%d' % turn
+    print('done', count, flush=True)";
+    let lab = Lab::start();
+    let port = net::free_port();
+    let input = lab.dir().join("input");
+    let mut open = tests::process::fifo(&input);
+    let run = |program| {
+        let run = lab.eager("python3").env("SMCLO_SPIN_US", "0");
+        run.args(["-c", program, &port.to_string()])
+    };
+    let server = run(SERVER).spawn().listening(port);
+    let client = run(CLIENT).stdin(&input).spawn();
+    let mut turns = |count: u64| {
+        use std::io::Write;
+        writeln!(open, "{count}").expect("a reader");
+        let done = || client.stdout().contains(&format!("done {count}\n"));
+        assert!(net::wait_until(Duration::from_secs(30), done), "{count}");
+    };
+    // Onto the ring, and to bed.
+    turns(100);
+    let mut of_client = Vec::new();
+    let of_server = system_calls(&lab, server.pid(), || {
+        of_client = system_calls(&lab, client.pid(), || turns(MANY));
+    });
+    drop(open);
+    client.finish().ok();
+    server.stop();
+    let share = lab.settled().share_smc(&Stats::zero());
+    assert!(share > 0.8, "{share} over SMC");
+    for calls in [of_server, of_client] {
+        let count = |names: &[&str]| -> u64 {
+            let these = calls.iter().filter(|(name, _)| names.contains(&&**name));
+            these.map(|(_, count)| count).sum()
+        };
+        // strace ends one sleep when it comes, and the client reads what it is to do.
+        const FEW: u64 = 20;
+        assert!(count(&["ppoll", "read"]) < FEW, "{calls:?}");
+        let slept = count(&["epoll_wait", "epoll_pwait", "epoll_pwait2"]);
+        assert!(
+            (MANY / 2..MANY + FEW).contains(&slept),
+            "{slept} of {calls:?}"
+        );
+    }
+}
+
 /// Connections that carry enough to be accelerated and are over soon: their reader waits in one receive when the
 /// pair is made, and learns of it by bytes alone. A sender that waits for it first loses milliseconds each time.
 #[test]
