@@ -27,6 +27,10 @@ pub enum Case {
     OtherRecv,
     OtherWrite,
     OtherRead,
+    /// Likewise on a connection with the policy off
+    OffSend,
+    OffRecv,
+    OffEpoll,
     /// All calls of one end of a connection that is over after one exchange
     ShortClient,
     ShortServer,
@@ -41,7 +45,19 @@ impl Case {
     /// Whether bytes have to go over a ring.
     fn ring(self) -> bool {
         use Case::*;
-        !self.short() && !matches!(self, OtherSend | OtherRecv | OtherWrite | OtherRead)
+        matches!(
+            self,
+            RingSend | RingRecv | RingSend4k | RingRecv4k | RingEpoll
+        )
+    }
+
+    fn policy(self) -> tests::Policy {
+        use Case::*;
+        match self {
+            OffSend | OffRecv | OffEpoll => tests::Policy::Off,
+            ShortClient | ShortServer => tests::Policy::Default,
+            _ => tests::Policy::Eager,
+        }
     }
 
     fn short(self) -> bool {
@@ -61,11 +77,9 @@ const MESSAGES: usize = 3200;
 pub fn count(case: Case) -> Result<f64, String> {
     let lab = Lab::start();
     let out = lab.dir().join("callgrind");
-    let valgrind = match case.short() {
-        true => lab.shim("valgrind").policy(tests::Policy::Default),
-        false => lab.eager("valgrind"),
-    };
-    let outcome = valgrind
+    let outcome = lab
+        .shim("valgrind")
+        .policy(case.policy())
         .args(["--tool=callgrind", "--collect-atstart=no"])
         .arg("--toggle-collect=measured_section")
         .arg(format!("--callgrind-out-file={}", out.display()))

@@ -51,7 +51,9 @@ fn main() -> std::io::Result<()> {
         _ => {
             let (a, b) = connection()?;
             match case {
-                Case::RingSend | Case::RingRecv => batches(&a, &b, SIZE, case),
+                Case::RingSend | Case::RingRecv | Case::OffSend | Case::OffRecv => {
+                    batches(&a, &b, SIZE, case)
+                }
                 Case::RingSend4k | Case::RingRecv4k => batches(&a, &b, LARGE, case),
                 _ => epoll(&a, &b, case),
             }
@@ -95,7 +97,10 @@ fn recv(fd: &OwnedFd, bytes: &mut [u8]) {
 }
 
 fn batches(a: &OwnedFd, b: &OwnedFd, size: usize, case: Case) -> std::io::Result<()> {
-    let count_sends = matches!(case, Case::RingSend | Case::RingSend4k | Case::OtherSend);
+    let count_sends = matches!(
+        case,
+        Case::RingSend | Case::RingSend4k | Case::OtherSend | Case::OffSend
+    );
     let out = vec![1; size];
     let mut into = vec![0; size];
     for _ in 0..case.times() / BATCH {

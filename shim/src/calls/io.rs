@@ -89,6 +89,29 @@ pub(super) fn receive(
     kernel: impl Fn() -> ssize_t,
     careful: impl Fn(Sock) -> ssize_t,
 ) -> ssize_t {
+    receive_quick(entry, fd, flags, kernel, |_| None, careful)
+}
+
+/// As [`receive`], where `quick` may find the bytes on the ring at once.
+#[inline]
+fn receive_quick(
+    entry: Entry,
+    fd: c_int,
+    flags: c_int,
+    kernel: impl Fn() -> ssize_t,
+    quick: impl Fn(Sock) -> Option<ssize_t>,
+    careful: impl Fn(Sock) -> ssize_t,
+) -> ssize_t {
+    if let Some(sock) = fds::sock_of(entry, fd) {
+        if way::settled(sock) {
+            let n = kernel();
+            way::settled_received(sock, n, flags);
+            return n;
+        }
+        if let Some(n) = quick(sock) {
+            return n;
+        }
+    }
     if let Some(short) = short::enter(entry, fd) {
         let n = kernel();
         short.received(n, flags);
@@ -138,6 +161,11 @@ pub(super) fn send_way(
     kernel: impl Fn() -> ssize_t,
     careful: impl Fn(Sock) -> ssize_t,
 ) -> ssize_t {
+    if let Some(sock) = fds::sock_of(entry, fd).filter(|sock| way::settled(*sock)) {
+        let n = kernel();
+        way::settled_sent(sock, n);
+        return n;
+    }
     if let Some(short) = short::enter(entry, fd) {
         let n = kernel();
         short.sent(n, flags);
@@ -191,8 +219,15 @@ fn send_buffer(
     flags: c_int,
     kernel: impl Fn() -> ssize_t,
 ) -> ssize_t {
-    if let Some(n) = put(e, fd, buf, len, flags) {
-        return n;
+    if let Some(sock) = fds::sock_of(e, fd) {
+        if way::settled(sock) {
+            let n = kernel();
+            way::settled_sent(sock, n);
+            return n;
+        }
+        if let Some(n) = put(sock, buf, len, flags) {
+            return n;
+        }
     }
     let long = len > LONG && flags & !USUAL == 0;
     if !long && let Some(short) = short::enter(e, fd) {
@@ -218,16 +253,20 @@ const USUAL: c_int = libc::MSG_PEEK
 
 /// A receive that finds its bytes on the ring; `None`: it goes the usual way.
 #[inline]
-fn taken(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssize_t> {
-    let sock = way::lively(e, fd).filter(|_| flags & libc::MSG_WAITALL == 0)?;
+fn taken(sock: Sock, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssize_t> {
+    if !way::lively(sock) || flags & libc::MSG_WAITALL != 0 {
+        return None;
+    }
     let iov = Iov::single(buf, len).ok()?;
     quick::receive(sock, &iov, 0, flags).map(|n| n as ssize_t)
 }
 
 /// A send that finds room for all of it on the ring; `None`: it goes the usual way.
 #[inline]
-fn put(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssize_t> {
-    let sock = way::lively(e, fd).filter(|_| flags & !USUAL == 0)?;
+fn put(sock: Sock, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssize_t> {
+    if !way::lively(sock) || flags & !USUAL != 0 {
+        return None;
+    }
     let iov = Iov::single(buf, len).ok()?;
     quick::send(sock, &iov, 0).map(|n| n as ssize_t)
 }
@@ -238,15 +277,13 @@ fn put(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> Op
 /// As for the C function; likewise below.
 #[inline(never)]
 pub unsafe fn read(e: Entry, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
-    if let Some(n) = taken(e, fd, buf, len, 0) {
-        return n;
-    }
-    receive(
+    receive_quick(
         e,
         fd,
         0,
         // SAFETY: the caller's own arguments.
         || unsafe { real::read(fd, buf, len) },
+        |sock| taken(sock, buf, len, 0),
         |sock| careful_read(sock, Iov::single(buf, len), 0, true),
     )
 }
@@ -375,15 +412,13 @@ pub unsafe fn pwritev2(
 /// As for the C function.
 #[inline(never)]
 pub unsafe fn recv(e: Entry, fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
-    if let Some(n) = taken(e, fd, buf, len, flags) {
-        return n;
-    }
-    receive(
+    receive_quick(
         e,
         fd,
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::recv(fd, buf, len, flags) },
+        |sock| taken(sock, buf, len, flags),
         |sock| careful_receive(sock, buffer(buf, len, flags), flags, true),
     )
 }
@@ -426,15 +461,13 @@ pub unsafe fn recvfrom(
         *len = 0;
         n
     };
-    if let Some(n) = taken(e, fd, buf, len, flags) {
-        return no_address(n);
-    }
-    receive(
+    receive_quick(
         e,
         fd,
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::recvfrom(fd, buf, len, flags, addr, addr_len) },
+        |sock| taken(sock, buf, len, flags).map(no_address),
         |sock| no_address(careful_receive(sock, buffer(buf, len, flags), flags, true)),
     )
 }

@@ -24,9 +24,8 @@ pub enum Way {
 #[inline]
 pub fn of(entry: Entry, fd: c_int) -> Way {
     match fds::decode(entry, fd) {
+        Meaning::Conn(sock) if settled(sock) => Way::Settled(sock),
         Meaning::Conn(sock) => match sock.phase() {
-            // A call that ended early may have left an error to the next.
-            phase::BARRED if sock.owed.load(Relaxed) == 0 => Way::Settled(sock),
             phase::BARRED.. => Way::Careful(sock),
             _ => Way::Plain(sock),
         },
@@ -35,12 +34,17 @@ pub fn of(entry: Entry, fd: c_int) -> Way {
     }
 }
 
-/// The connection of a call that may be over at once, see [`crate::conn::quick`]. Not while claims wait for
-/// what the daemon says.
+/// Whether it is TCP for good, and owes the program nothing.
 #[inline]
-pub fn lively(entry: Entry, fd: c_int) -> Option<Sock> {
-    let sock = fds::sock_of(entry, fd)?;
-    (sock.on_ring() && !claim::waiting()).then_some(sock)
+pub fn settled(sock: Sock) -> bool {
+    // A call that ended early may have left an error to the next.
+    sock.phase() == phase::BARRED && sock.owed.load(Relaxed) == 0
+}
+
+/// Whether a call may be over at once, see [`crate::conn::quick`]. Not while claims wait for what the daemon says.
+#[inline]
+pub fn lively(sock: Sock) -> bool {
+    sock.on_ring() && !claim::waiting()
 }
 
 /// A kernel call on a plain connection, which it may outlast.
