@@ -18,19 +18,6 @@ static void handle(int flags)
     MUST(sigaction(SIGUSR1, &a, NULL));
 }
 
-/* Until there is no room, and none comes. */
-static void fill_up(int fd)
-{
-    nonblocking(fd, 1);
-    do {
-        while (send(fd, big, sizeof big, 0) > 0)
-            ;
-        while (send(fd, big, 1, 0) > 0)
-            ;
-    } while (poll_mask(fd, POLLOUT, 300) || send(fd, big, 1, 0) > 0);
-    nonblocking(fd, 0);
-}
-
 static void signal_once_asleep(void)
 {
     sigset_t all;

@@ -325,6 +325,19 @@ unsigned poll_mask(int fd, int events, int wait_ms)
     return p.revents;
 }
 
+void fill_up(int fd)
+{
+    static char big[1 << 20];
+    nonblocking(fd, 1);
+    do {
+        while (send(fd, big, sizeof big, 0) > 0)
+            ;
+        while (send(fd, big, 1, 0) > 0)
+            ;
+    } while (poll_mask(fd, POLLOUT, 300) || send(fd, big, 1, 0) > 0);
+    nonblocking(fd, 0);
+}
+
 pid_t spawn_child(char letter, void (*f)(void *), void *arg)
 {
     pid_t pid = MUST(fork());

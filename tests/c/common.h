@@ -98,6 +98,8 @@ void sleep_ms(int milliseconds);
 void wait_asleep(pid_t thread);
 /* Events of one fd now, after at most wait_ms. */
 unsigned poll_mask(int fd, int events, int wait_ms);
+/* Sends until there is no room, and none comes. */
+void fill_up(int fd);
 /* fork() whose child runs f(arg) as actor `letter` and exits. */
 pid_t spawn_child(char letter, void (*f)(void *), void *arg);
 /* Waits for a child and traces how it ended. */

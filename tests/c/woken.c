@@ -180,5 +180,67 @@ static void stamped_meanwhile(void)
     close(keeps);
 }
 
+enum { RECEIVE, READV, SPLICE, SEND, WRITE, SPLICE_INTO, CALLS };
+struct interrupted {
+    int fd, call, ends[2];
+};
+
+static void nothing(int signal)
+{
+    (void)signal;
+}
+
+static void *is_interrupted(void *arg)
+{
+    struct interrupted *c = arg;
+    char b[2];
+    struct iovec v = {b, 2};
+    actor('B');
+    run_last();
+    switch (c->call) {
+    case RECEIVE: R(recv(c->fd, b, 2, 0)); break;
+    case READV: R(readv(c->fd, &v, 1)); break;
+    case SPLICE: R(splice(c->fd, NULL, c->ends[1], NULL, 2, 0)); break;
+    case SEND: R(send(c->fd, b, 2, MSG_NOSIGNAL)); break;
+    case WRITE: R(write(c->fd, b, 2)); break;
+    case SPLICE_INTO: R(splice(c->ends[0], NULL, c->fd, NULL, 2, 0)); break;
+    }
+    return NULL;
+}
+
+/* A signal, and then at once what the call waits for: bytes, the end of the stream, room. */
+static void interrupted_and_woken_at_once(void)
+{
+    static char much[1 << 20];
+    on_one_processor();
+    for (int handler = 0; handler < 2; handler++) {
+        struct sigaction a = {.sa_handler = nothing, .sa_flags = handler ? SA_RESTART : 0};
+        MUST(sigaction(SIGUSR1, &a, NULL));
+        for (int how = 0; how < 2 * CALLS; how++) {
+            struct pair p = warm_pair();
+            struct interrupted c = {p.server, how / 2, {0}};
+            MUST(pipe(c.ends));
+            MUST(write(c.ends[1], "in", 2));
+            if (c.call >= SEND)
+                fill_up(p.server);
+            pthread_t t = spawn_asleep(is_interrupted, &c);
+            trace("handler %d, call %d, %d", handler, c.call, how & 1);
+            pthread_kill(t, SIGUSR1);
+            if (c.call >= SEND)
+                while (recv(p.client, much, sizeof much, MSG_DONTWAIT) > 0)
+                    ;
+            if (how & 1)
+                shutdown(p.client, SHUT_WR);
+            else
+                send_all(p.client, "some", 4);
+            join_thread(t);
+            close(c.ends[0]);
+            close(c.ends[1]);
+            close_pair(&p);
+        }
+    }
+}
+
 MAIN({"closed_and_woken_at_once", closed_and_woken_at_once}, {"nothing_woken_by_room", nothing_woken_by_room},
-     {"room_used_again", room_used_again}, {"stamped_meanwhile", stamped_meanwhile})
+     {"room_used_again", room_used_again}, {"stamped_meanwhile", stamped_meanwhile},
+     {"interrupted_and_woken_at_once", interrupted_and_woken_at_once})

@@ -274,6 +274,7 @@ cases! { woken:
     nothing_woken_by_room Fast,
     room_used_again Fast,
     stamped_meanwhile Fast,
+    interrupted_and_woken_at_once Fast,
 }
 
 cases! { bulk:

@@ -102,6 +102,10 @@ impl Patience {
         {
             wake = wait::sleep(sock, want, until);
         }
+        // A send and a splice look for a signal first, and then for what has woken them.
+        if wake == Wake::Ready && !self.takes_first && signals::noted() {
+            wake = Wake::Interrupted;
+        }
         if wake == Wake::Interrupted {
             kept::interrupted(sock.conn, want);
         }
