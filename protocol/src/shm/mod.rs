@@ -17,6 +17,7 @@ pub mod announced;
 pub mod cdc;
 pub mod consumer_word;
 pub mod life;
+pub mod mail;
 pub mod pair;
 pub mod ring;
 pub mod sync;

@@ -7,7 +7,7 @@ use crate::{clock, config, conn, ctx, family, lgr, lock, log, os, ownfd};
 use protocol::ctl::{self, Bell, Claim, Eids, Hello, Message, Paired, Passed, PeerGone, Refused};
 use protocol::ctl::{Release, Welcome, Withdraw};
 use protocol::reason;
-use protocol::shm::sync::fence;
+use protocol::shm::mail::Mail;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering::*};
 
@@ -26,8 +26,8 @@ static OWNER: AtomicU32 = AtomicU32::new(0);
 static MAILBOX: AtomicPtr<AtomicU32> = AtomicPtr::new(std::ptr::null_mut());
 /// Where the mailbox lies, that of each session over the last one's: a late look finds one or the other.
 static MAILBOX_AT: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-/// Mailbox count up to which messages were read.
-static READ: AtomicU32 = AtomicU32::new(0);
+/// How far messages were read.
+static MAIL: Mail = Mail::nothing();
 /// Do not look for a daemon before this time.
 static RETRY_AT: AtomicU64 = AtomicU64::new(0);
 /// Clock of the greeting that the daemon has not answered yet, or 0.
@@ -318,7 +318,7 @@ fn send_bell(session: c_int, context: u32, bell: c_int) {
 /// Reads what the daemon has sent, if the mailbox says that it has. Called while claims wait.
 pub fn poll() {
     // In this order: the second is a system call.
-    if has_said() && !os::on_signal_stack() {
+    if MAIL.has_come(said()) && !os::on_signal_stack() {
         take_answers();
     }
 }
@@ -331,33 +331,17 @@ pub fn said() -> Option<u32> {
     Some(mailbox.load(Acquire))
 }
 
-/// Whether the mailbox counts a message that was not read, or there is no mailbox.
-fn has_said() -> bool {
-    said() != Some(READ.load(Relaxed))
-}
-
 #[inline(never)]
 fn take_answers() {
-    loop {
-        let Some(held) = RECEIVING.try_lock() else {
-            return;
-        };
-        // By who reads them only: who finds the lock held leaves it to its holder, who may have seen the last one already.
-        if let Some(count) = said() {
-            READ.store(count, Relaxed);
-        }
+    let read = || {
         let session = SESSION.load(Acquire);
         let fd = SOCKET.load(Acquire);
         if fd >= 0 && OWNER.load(Relaxed) == lock::pid() {
             while receive(session, fd) {}
         }
-        RECEIVING.unlock(held);
-        // SYNC: answers. Who has found the lock held saw a count that this look sees too.
-        fence(SeqCst);
-        if said().is_none_or(|count| count == READ.load(Relaxed)) {
-            return;
-        }
-    }
+    };
+    let unlock = |held| RECEIVING.unlock(held);
+    MAIL.take(said, || RECEIVING.try_lock(), read, unlock);
 }
 
 /// Takes one message. False: there is no more.
@@ -434,7 +418,7 @@ fn welcome(m: &Welcome, fds: [c_int; ctl::MAX_FDS]) -> bool {
         .is_ok_and(|seals| seals as c_int & libc::F_SEAL_SHRINK != 0)
         && os::file_size(mailbox).is_ok_and(|len| len >= MAILBOX_LEN as u64);
     if sealed && let Ok(at) = map_mailbox(mailbox) {
-        READ.store(0, Relaxed);
+        MAIL.begin();
         MAILBOX.store(at as *mut AtomicU32, Release);
     }
     false
