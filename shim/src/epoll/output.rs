@@ -1,7 +1,7 @@
 //! What an epoll_wait gives to the program.
 
 use super::reg::{self, Reg, state};
-use super::set::{Set, Tagged};
+use super::set::{Set, Tagged, may_be_tag};
 use std::sync::atomic::Ordering::*;
 
 /// The program's array, filled from the front.
@@ -65,13 +65,19 @@ impl Output {
 /// # Safety
 /// `events` points to `n` events.
 pub unsafe fn absorb(set: &Set, events: *mut libc::epoll_event, n: usize) -> usize {
+    // SAFETY: i < n.
+    let ours = |i: &usize| may_be_tag(unsafe { events.add(*i).read_unaligned() }.u64);
+    // What comes before the first of ours stays where it is; mostly that is all.
+    let Some(first) = (0..n).find(ours) else {
+        return n;
+    };
     let mut kept = Output {
         at: events,
         max: n,
-        used: 0,
+        used: first,
         round: 0,
     };
-    for i in 0..n {
+    for i in first..n {
         // SAFETY: i < n; what is kept lies at or before what is read.
         let event = unsafe { events.add(i).read_unaligned() };
         match set.read_tag(event.u64) {

@@ -141,6 +141,12 @@ fn bell_tag() -> u64 {
     u64::from(secret()) << 32 | u64::from(BELL)
 }
 
+/// Whether an event's data may be a tag of this process.
+#[inline]
+pub fn may_be_tag(data: u64) -> bool {
+    (data >> 32) as u32 == SECRET.load(Relaxed) && data >> 32 != 0
+}
+
 /// What a kernel event of a set means.
 pub enum Tagged {
     Program,
@@ -311,7 +317,7 @@ impl Set {
     }
 
     pub fn read_tag(&self, data: u64) -> Tagged {
-        if (data >> 32) as u32 != SECRET.load(Relaxed) || data >> 32 == 0 {
+        if !may_be_tag(data) {
             return Tagged::Program;
         }
         match data as u32 {
