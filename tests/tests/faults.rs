@@ -1,7 +1,6 @@
 //! Killed and stopped processes: the survivor sees what TCP would show, and nothing is left over.
 
 use protocol::reason;
-use std::io::Write;
 use std::path::PathBuf;
 use std::time::Duration;
 use tests::stream::Stream;
@@ -120,128 +119,6 @@ fn daemon_killed() {
     assert!(mostly, "{}", lab.stats().raw);
     pair.client.kill();
     check_survivor(&pair.server.finish());
-    lab.assert_clean();
-}
-
-/// Two processes whose connections come from one daemon and the next, which counts link groups and
-/// pairs from the beginning again: none is taken for another, neither open nor closed.
-#[test]
-fn connections_of_two_daemons() {
-    let program = ccase::compile("talk");
-    let mut lab = Lab::start();
-    let port = net::free_port();
-    let server = lab.eager(&program).words(&format!("events {port}"));
-    let server = server.spawn().listening(port);
-    let input = lab.dir().join("input");
-    let mut open = process::fifo(&input);
-    let client = lab.eager(&program).words(&format!("more {port}"));
-    let client = client.stdin(&input).spawn();
-    let mut place = 0;
-    let mut ask = |number: i32| {
-        place += 1;
-        writeln!(open, "{number}").expect("a reader");
-        let answer = format!("\n{place}\n");
-        let done = || format!("\n{}", client.stdout()).contains(&answer);
-        let done = net::wait_until(Duration::from_secs(30), done);
-        assert!(done, "step {place}: {}", client.stdout());
-    };
-    let fast = |lab: &Lab| lab.sockets().iter().filter(|r| r.is_smcd()).count();
-    ask(4);
-    ask(0);
-    let all_fast = |lab: &Lab, count: usize| {
-        let all = || plain_only() || fast(lab) == 2 * count;
-        let all = net::wait_until(Duration::from_secs(20), all);
-        assert!(all, "{:?}", lab.sockets());
-    };
-    all_fast(&lab, 4);
-    for _ in 0..3 {
-        lab.kill_daemon();
-        lab.start_daemon();
-        // Both are known to the new one before they ask it for anything.
-        let known = || plain_only() || lab.sockets().len() >= 8;
-        let mut tries = 0..60;
-        while !known() && tries.next().is_some() {
-            ask(0);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        ask(4);
-        ask(0);
-        ask(0);
-        all_fast(&lab, 8);
-        ask(-4);
-        ask(4);
-        ask(0);
-        all_fast(&lab, 8);
-        ask(-4);
-    }
-    drop(open);
-    client.finish().ok();
-    server.stop();
-    lab.assert_clean();
-}
-
-/// Two programs that live longer than the daemon: what its connections had, descriptors and memory, is given back when
-/// they are closed, though both programs live on.
-#[test]
-fn nothing_is_kept_of_an_earlier_daemon() {
-    let program = ccase::compile("talk");
-    let mut lab = Lab::start();
-    let port = net::free_port();
-    let server = lab.eager(&program).words(&format!("events {port}"));
-    let server = server.spawn().listening(port);
-    let input = lab.dir().join("input");
-    let mut open = process::fifo(&input);
-    let client = lab.eager(&program).words(&format!("more {port}"));
-    let client = client.stdin(&input).spawn();
-    let mut place = 0;
-    let mut ask = |number: i32| {
-        place += 1;
-        writeln!(open, "{number}").expect("a reader");
-        let answer = format!("\n{place}\n");
-        let done = || format!("\n{}", client.stdout()).contains(&answer);
-        let done = net::wait_until(Duration::from_secs(30), done);
-        assert!(done, "step {place}: {}", client.stdout());
-    };
-    let fast = |lab: &Lab| lab.sockets().iter().filter(|r| r.is_smcd()).count();
-    let until = |ask: &mut dyn FnMut(i32), lab: &Lab, done: &dyn Fn(&Lab) -> bool| {
-        let mut tries = 0..100;
-        while !plain_only() && !done(lab) && tries.next().is_some() {
-            // A daemon that was not there is looked for once in a second.
-            ask(0);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        assert!(plain_only() || done(lab), "{:?}", lab.sockets());
-    };
-    let mut kept = Vec::new();
-    for round in 0..5 {
-        ask(4);
-        until(&mut ask, &lab, &|lab| fast(lab) == 8);
-        let mapped = |pid: u32| {
-            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-            maps.lines().filter(|l| l.contains("memfd:")).count()
-        };
-        let held = [server.pid(), client.pid()].map(|pid| (process::fd_count(pid), mapped(pid)));
-        kept.push(held);
-        // The connections of this daemon end under it, or under the next one.
-        if round % 2 == 0 {
-            lab.kill_daemon();
-            lab.start_daemon();
-            until(&mut ask, &lab, &|lab| lab.sockets().len() >= 8);
-            ask(-4);
-        } else {
-            ask(-4);
-            lab.kill_daemon();
-            lab.start_daemon();
-        }
-        // Established, or closed by one end only.
-        let open = |state| net::has_socket("self", port, state);
-        let ended = net::wait_until(Duration::from_secs(10), || !open("01") && !open("08"));
-        assert!(ended, "connections are there yet");
-    }
-    assert!(kept.iter().skip(1).all(|held| *held == kept[0]), "{kept:?}");
-    drop(open);
-    client.finish().ok();
-    server.stop();
     lab.assert_clean();
 }
 
