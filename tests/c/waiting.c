@@ -423,10 +423,58 @@ static void no_room_to_wait(void)
     close_pair(&p);
 }
 
+static void *serve_without_room(void *arg)
+{
+    struct rlimit old, none;
+    int fd = *(int *)arg, ep = MUST(epoll_create1(0));
+    struct epoll_event e = {.events = EPOLLIN | EPOLLRDHUP};
+    char b[3000];
+    size_t total = 0;
+    actor('B');
+    MUST(epoll_ctl(ep, EPOLL_CTL_ADD, fd, &e));
+    MUST(getrlimit(RLIMIT_NOFILE, &old));
+    none = (struct rlimit){0, old.rlim_max};
+    for (long n = 1; n > 0; total += n) {
+        MUST(epoll_wait(ep, &e, 1, -1));
+        n = MUST(recv(fd, b, sizeof b, 0));
+        if (total < 1000)
+            sleep_ms(3);
+        if (total >= 2000)
+            MUST(setrlimit(RLIMIT_NOFILE, &none));
+        send_all(fd, b, n);
+    }
+    MUST(setrlimit(RLIMIT_NOFILE, &old));
+    trace("events at the end: %x after %zu", e.events, total);
+    MUST(close(ep));
+    return NULL;
+}
+
+/* The same limit around an event loop, once each has had to wake the other. */
+static void set_without_room(void)
+{
+    struct pair p = warm_pair();
+    char out[3000], in[3000];
+    pthread_t t = spawn_thread(serve_without_room, &p.server);
+    for (int i = 0; i < 300; i++) {
+        size_t n = 1 + i * 37 % sizeof out;
+        if (i < 10)
+            sleep_ms(3);
+        fill(out, n, 3, i);
+        send_all(p.client, out, n);
+        recv_all(p.client, in, n);
+        if (memcmp(out, in, n) != 0)
+            trace("content differs");
+    }
+    R(shutdown(p.client, SHUT_WR));
+    join_thread(t);
+    close_pair(&p);
+}
+
 MAIN({"asleep_in_recv", asleep_in_recv}, {"asleep_in_waitall", asleep_in_waitall},
      {"asleep_in_poll", asleep_in_poll}, {"asleep_in_epoll", asleep_in_epoll},
      {"asleep_in_splice", asleep_in_splice}, {"woken_by_shutdown", woken_by_shutdown},
      {"two_senders", two_senders}, {"two_receivers", two_receivers},
      {"two_threads_one_set", two_threads_one_set}, {"eintr", eintr}, {"restart", restart},
      {"handler_uses_sockets", handler_uses_sockets}, {"handler_jumps", handler_jumps},
-     {"cancellation", cancellation}, {"no_room_to_wait", no_room_to_wait})
+     {"cancellation", cancellation}, {"no_room_to_wait", no_room_to_wait},
+     {"set_without_room", set_without_room})

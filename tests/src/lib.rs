@@ -12,6 +12,7 @@ pub mod ccase;
 pub mod cgroup;
 pub mod cpython;
 pub mod hc;
+pub mod inject;
 pub mod lab;
 pub mod net;
 pub mod netns;

@@ -202,6 +202,7 @@ cases! { waiting:
     handler_jumps Fast,
     cancellation Fast,
     no_room_to_wait Fast,
+    set_without_room Fast,
 }
 
 cases! { process:

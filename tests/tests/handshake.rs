@@ -2,7 +2,7 @@
 //! peer of the test's own: afterwards both are on TCP with every byte in place, or the connection is
 //! reset where bytes cannot be accounted for, and the program goes on.
 
-use protocol::clc::{AcceptConfirm, Mode};
+use protocol::clc::{self, AcceptConfirm, Mode};
 use protocol::ids::{DmbToken, Role};
 use protocol::reason;
 use std::io::{Read, Write};
@@ -51,6 +51,17 @@ fn as_client(session: &mut Session, port: u16, stage: Stage, fault: &Fault) -> (
 
 /// One connection from a client under the shim, which checks the echo of all that it sends.
 fn as_server(lab: &Lab, session: &mut Session, stage: Stage, fault: &Fault) -> (Outcome, Ended) {
+    let (outcome, ended, _) = as_server_who_sent(lab, session, stage, fault);
+    (outcome, ended)
+}
+
+/// The same; and the last message that was sent.
+fn as_server_who_sent(
+    lab: &Lab,
+    session: &mut Session,
+    stage: Stage,
+    fault: &Fault,
+) -> (Outcome, Ended, Vec<u8>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
     let port = listener.local_addr().expect("an address").port();
     let program = ccase::compile("talk");
@@ -66,14 +77,15 @@ fn as_server(lab: &Lab, session: &mut Session, stage: Stage, fault: &Fault) -> (
         ),
     };
     let mut echo = Echo::default();
-    let ended = link.handshake(&mut echo, stage, fault);
+    let ended = link.changed(&mut echo, stage, fault);
+    let sent = link.last_sent().to_vec();
     match ended {
         Ended::Established => link.serve_rings(),
         Ended::Declined(_) | Ended::Faulty => while link.turn(&mut echo) {},
         Ended::Closed => {}
     }
     drop(link);
-    (client.finish(), ended)
+    (client.finish(), ended, sent)
 }
 
 fn went_well(outcome: &Outcome) -> bool {
@@ -106,11 +118,8 @@ fn token_zero(m: &mut AcceptConfirm) {
 fn index_of_another(m: &mut AcceptConfirm) {
     m.index = m.index.wrapping_add(1);
 }
-fn size_never_sent(m: &mut AcceptConfirm) {
-    m.size_code = 7;
-}
-fn size_largest(m: &mut AcceptConfirm) {
-    m.size_code = 15;
+fn size<const CODE: u8>(m: &mut AcceptConfirm) {
+    m.size_code = CODE;
 }
 fn size_of_another(m: &mut AcceptConfirm) {
     m.size_code ^= 1;
@@ -126,9 +135,18 @@ fn eid_of_another(m: &mut AcceptConfirm) {
     }
 }
 
-/// What names another buffer, device or network, and the reason that must be given.
+fn release_of_another(m: &mut AcceptConfirm) {
+    let (Mode::V2 { first_contact, .. }, later) = (&mut m.mode, clc::RELEASE + 1) else {
+        return;
+    };
+    if let Some(introduction) = first_contact {
+        introduction.release = later;
+    }
+}
+
+/// What names another buffer, device, release or network, and the reason that must be given.
 type Forgery = (fn(&mut AcceptConfirm), u32);
-const FORGERIES: [Forgery; 12] = [
+const FORGERIES: [Forgery; 20] = [
     (gid_half, reason::MEM),
     (gid_other_half, reason::MEM),
     (gid_halves_equal, reason::MEM),
@@ -136,9 +154,18 @@ const FORGERIES: [Forgery; 12] = [
     (token_unknown, reason::MEM),
     (token_zero, reason::MEM),
     (index_of_another, reason::MEM),
-    (size_never_sent, reason::MEM),
-    (size_largest, reason::MEM),
     (size_of_another, reason::MEM),
+    // Which nobody sends.
+    (size::<7>, reason::MEM),
+    (size::<8>, reason::MEM),
+    (size::<9>, reason::MEM),
+    (size::<10>, reason::MEM),
+    (size::<11>, reason::MEM),
+    (size::<12>, reason::MEM),
+    (size::<13>, reason::MEM),
+    (size::<14>, reason::MEM),
+    (size::<15>, reason::MEM),
+    (release_of_another, reason::RELEASEERR),
     (chid_of_another, reason::PROTOCOL),
     (eid_of_another, reason::PROTOCOL),
 ];
@@ -197,6 +224,8 @@ fn faults_of_a_client() {
     }
     for (forge, code) in FORGERIES {
         let fault = Fault::Forge(forge);
+        // Both ends introduce themselves again.
+        let mut session = Session::join(&lab.socket());
         let (mut link, ended) = as_client(&mut session, port, Stage::Confirm, &fault);
         assert_eq!(ended, Ended::Declined(code));
         echoes(&mut link, 4);
@@ -215,7 +244,12 @@ fn faults_of_a_server() {
     let lab = Lab::start();
     let mut session = Session::join(&lab.socket());
     for stage in Stage::OF_SERVER {
-        for fault in [Fault::Refuse, Fault::Unexpected, Fault::Withhold] {
+        for fault in [
+            Fault::Refuse,
+            Fault::Unexpected,
+            Fault::Withhold,
+            Fault::Echo,
+        ] {
             let (outcome, ended) = as_server(&lab, &mut session, stage, &fault);
             let known = matches!(ended, Ended::Faulty | Ended::Declined(_));
             assert!(known, "{stage:?} {fault:?}: {ended:?}");
@@ -283,6 +317,43 @@ fn corrupted_bytes() {
     link.tcp.flush().expect("a socket");
     drop(link);
     server.stop();
+    drop(session);
+    lab.assert_clean();
+}
+
+/// The same of a server. What is no message any more is the program's, which says that it differs.
+#[test]
+fn corrupted_bytes_of_a_server() {
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let mut session = Session::join(&lab.socket());
+    let (mut tried, mut ends) = (0, std::collections::BTreeMap::<String, usize>::new());
+    for stage in Stage::OF_SERVER {
+        let every = rounds(5, 1);
+        for at in (0..LENGTHS[stage as usize])
+            .skip(stage as usize % every)
+            .step_by(every)
+        {
+            for value in [0, 0x7f, 0xff] {
+                let fault = Fault::Corrupt(at, value);
+                let (outcome, ended, sent) = as_server_who_sent(&lab, &mut session, stage, &fault);
+                let head = sent.first_chunk().expect("a header");
+                let differs = outcome.stdout == "content differs\n";
+                let well = match &ended {
+                    Ended::Established | Ended::Declined(_) => went_well(&outcome),
+                    Ended::Faulty | Ended::Closed if clc::message_len(head).is_err() => differs,
+                    Ended::Faulty | Ended::Closed => was_cut(&outcome),
+                };
+                assert!(well, "{stage:?} {fault:?} {ended:?}: {outcome}");
+                tried += 1;
+                let how = if differs { "the program's" } else { "" };
+                *ends.entry(format!("{ended:?} {how}")).or_default() += 1;
+            }
+        }
+    }
+    println!("{tried} bytes changed: {ends:?}");
     drop(session);
     lab.assert_clean();
 }

@@ -159,3 +159,46 @@ pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
         unsent: word(144) & u64::from(u32::MAX),
     })
 }
+
+/// What poll would say of a TCP connection, as far as other calls tell: where RLIMIT_NOFILE is 0, poll itself refuses a
+/// list of one. Not an error that is pending, which they would take.
+#[cold]
+pub(super) fn without_poll(fd: c_int, events: i16) -> Result<i16> {
+    const HERE: i16 = libc::POLLIN | libc::POLLRDNORM;
+    const ROOM: i16 = libc::POLLOUT | libc::POLLWRNORM;
+    let state = sockopt_int(fd, libc::IPPROTO_TCP, libc::TCP_INFO)? as u8;
+    let mut seen = match End::of(state) {
+        End::Open => 0,
+        End::Fin => HERE | libc::POLLRDHUP,
+        End::Closed => HERE | libc::POLLRDHUP | libc::POLLHUP | ROOM,
+    };
+    if super::ioctl_int(fd, libc::FIONREAD).is_ok_and(|n| n > 0) {
+        seen |= HERE;
+    }
+    if events & ROOM != 0 && has_room(fd) {
+        seen |= ROOM;
+    }
+    Ok(seen & (events | libc::POLLHUP))
+}
+
+/// As the kernel's `sk_stream_is_writeable`: a third of the buffer is free.
+fn has_room(fd: c_int) -> bool {
+    // SO_MEMINFO of linux/sock_diag.h: SK_MEMINFO_SNDBUF at 3, SK_MEMINFO_WMEM_QUEUED at 5.
+    const SO_MEMINFO: c_int = 55;
+    let mut info = [0u32; 16];
+    let mut len = size_of_val(&info) as u32;
+    let (at, len_at) = (info.as_mut_ptr(), &raw mut len);
+    let got = call!(
+        libc::SYS_getsockopt,
+        fd,
+        libc::SOL_SOCKET,
+        SO_MEMINFO,
+        at,
+        len_at
+    );
+    let [_, _, _, most, _, queued, ..] = info;
+    got.is_ok()
+        && most
+            .checked_sub(queued)
+            .is_some_and(|left| left >= queued >> 1)
+}

@@ -9,8 +9,11 @@ pub fn poll_one(fd: c_int, events: i16, timeout_ms: c_int) -> Result<i16> {
         events,
         revents: 0,
     };
-    call!(libc::SYS_poll, &raw mut one, 1, timeout_ms)?;
-    Ok(one.revents)
+    match call!(libc::SYS_poll, &raw mut one, 1, timeout_ms) {
+        Ok(_) => Ok(one.revents),
+        Err(libc::EINTR) => Err(libc::EINTR),
+        Err(e) => super::options::without_poll(fd, events).map_err(|_| e),
+    }
 }
 
 /// ppoll; `limit` in nanoseconds, `mask` replaces the signal mask meanwhile.

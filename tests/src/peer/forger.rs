@@ -13,6 +13,7 @@ use protocol::shm::{SLOTS_AT, dmbs_at, wait};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::thread;
 
 /// What a forger says.
@@ -24,8 +25,8 @@ pub struct Forgery {
     pub peer: u64,
 }
 
-/// Serves at `path` for as long as the process lives.
-pub fn start(path: &Path, forgery: Forgery) {
+/// Serves at `path` for as long as the process lives. How many pairs it has made.
+pub fn start(path: &Path, forgery: Forgery) -> Arc<AtomicU32> {
     let listener = socket(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -36,16 +37,20 @@ pub fn start(path: &Path, forgery: Forgery) {
     let address = UnixAddr::new(path).expect("a path that fits");
     bind(listener.as_raw_fd(), &address).expect("a free path");
     listen(&listener, Backlog::new(16).expect("a backlog")).expect("a listener");
+    let made = Arc::new(AtomicU32::new(0));
+    let pairs = made.clone();
     thread::spawn(move || {
         while let Ok(raw) = accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             // SAFETY: accept4 has just made it.
             let client = unsafe { OwnedFd::from_raw_fd(raw) };
-            thread::spawn(move || serve(&client, forgery));
+            let pairs = pairs.clone();
+            thread::spawn(move || serve(&client, forgery, &pairs));
         }
     });
+    made
 }
 
-fn serve(client: &OwnedFd, forgery: Forgery) {
+fn serve(client: &OwnedFd, forgery: Forgery, pairs: &AtomicU32) {
     // The other ends of what it is given, which nobody answers.
     let mut kept = Vec::new();
     while let Ok(Some(packet)) = receive(client.as_fd(), MsgFlags::empty()) {
@@ -67,6 +72,7 @@ fn serve(client: &OwnedFd, forgery: Forgery) {
             let claim = Claim::decode(packet.bytes()).expect("a claim");
             let (paired, fds, other) = pair(&claim, forgery);
             kept.push(other);
+            pairs.fetch_add(1, Relaxed);
             Packet::new(&paired, fds)
         } else {
             continue;

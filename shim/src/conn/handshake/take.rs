@@ -1,6 +1,6 @@
 //! Receiving a message: off the stream first, then acted upon.
 
-use super::super::{Sock, died, flag, revert, step};
+use super::super::{Sock, breaks, died, flag, revert, step};
 use super::{answer, publish_taken};
 use crate::{os, trace};
 use protocol::clc;
@@ -46,13 +46,15 @@ pub fn take_locked(sock: Sock, slot: &PairSlot) -> bool {
         Ok(_) | Err(libc::EAGAIN | libc::EINTR) => {
             return cut_short(sock) && give_up(reason::PROTOCOL);
         }
-        Err(e) => {
+        Err(e) if breaks(e) => {
             // The kernel has told it once; the program is to hear of it from its next call.
             if !died::in_order_after(&sock, e) {
                 sock.owe(e);
             }
             return give_up(reason::PEER_CLOSING);
         }
+        // The look has failed, and not the connection: what is read there next would be the message.
+        Err(_) => return garbled(sock, gate),
     }
     // What is no CLC message is the program's: it stays on the stream.
     let Ok(len) = clc::message_len(&head) else {
