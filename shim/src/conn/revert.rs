@@ -1,7 +1,7 @@
 //! The way back to TCP, both halves, and the reset of a peer that breaks the rules.
 
 use super::{Conn, Sock, died, flag, handshake, onto_ring, phase, ready, rx, step, twice, tx};
-use crate::{clock, ctx, epoll, fds, os, short, trace};
+use crate::{clock, ctx, epoll, fds, os, sandbox, short, trace};
 use protocol::reason;
 use protocol::shm::cdc::{self, Place};
 use protocol::shm::pair::{Carrier, Direction, GateState, Order, PairSlot};
@@ -311,9 +311,12 @@ pub fn leave(sock: Sock, code: u32) -> bool {
         sock.reason(code);
     }
     epoll::restore(sock.conn);
-    let held = sock.rx.lock.lock();
-    ready::leave_out_fin(sock);
-    sock.rx.lock.unlock(held);
+    // Sets alone look at the count; and a sandbox may forbid what this asks.
+    if epoll::registered(sock.conn) && !sandbox::within() {
+        let held = sock.rx.lock.lock();
+        ready::leave_out_fin(sock);
+        sock.rx.lock.unlock(held);
+    }
     if sock.change_phase(phase::PAIRED, phase::BARRED) {
         trace::event(&sock, Kind::Barred, code, 0);
     } else {

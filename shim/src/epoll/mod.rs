@@ -31,7 +31,7 @@ pub use ctl::ctl;
 pub use dormant::closing;
 pub use heat::{ask, rouse, stir};
 pub use output::absorb;
-pub use reg::forget;
+pub use reg::{any as registered, forget};
 pub use set::MAX as SETS;
 pub use set::{create, duplicated, forked, forking, get as known, set_closed};
 pub use share::{adopt, before_program, passed, returned, surrender};
