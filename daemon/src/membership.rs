@@ -4,7 +4,7 @@ use crate::device::Event;
 use crate::memfd;
 use crate::packet::Packet;
 use crate::policy;
-use crate::ringer::is_eventfd;
+use crate::ringer::is_bell;
 use crate::server::{Broken, Server};
 use crate::session::{Client, Mailbox, printable};
 use crate::table::{Family, FamilyKey, Table};
@@ -86,7 +86,7 @@ impl Server {
         bell: Bell,
         fds: &mut Vec<OwnedFd>,
     ) -> Result<(), Broken> {
-        if fds.len() != 1 || !fds.iter().all(|fd| is_eventfd(fd.as_fd())) {
+        if fds.len() != 1 || !fds.iter().all(|fd| is_bell(fd.as_fd())) {
             return Err(Broken::Unexpected);
         }
         let files = std::mem::take(fds);

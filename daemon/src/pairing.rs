@@ -79,6 +79,8 @@ impl Server {
             Some(reason::SELF_CONNECT)
         } else if !self.policy.policy().trusts(uid, partner_uid) {
             Some(reason::OTHER_UID)
+        } else if self.has_eventfds(id) != self.has_eventfds(partner_id) {
+            Some(reason::SANDBOX)
         } else {
             None
         };
@@ -111,6 +113,13 @@ impl Server {
                 self.refuse((*client, claim.claim), why);
             }
         }
+    }
+
+    fn has_eventfds(&self, (client, _): ClaimId) -> bool {
+        let session = self.sessions.get(&client);
+        session
+            .and_then(|s| s.client.as_ref())
+            .is_some_and(|c| c.eventfds)
     }
 
     /// Gives both ends their memory; client end first.

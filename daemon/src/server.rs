@@ -76,7 +76,7 @@ pub struct Server {
     pub(crate) passed: Passed,
     pub(crate) reaper: Reaper,
     /// None where the kernel has no asynchronous I/O: sleepers then find an order when they wake.
-    ringer: Option<Ringer>,
+    ringer: Ringer,
     pub(crate) families: HashMap<FamilyKey, Family>,
     /// Numbers and traces of the families that are gone.
     pub(crate) policy: policy::Source,
@@ -163,7 +163,7 @@ impl Server {
                 .with_max_dmbs_per_uid(config.max_dmbs_per_uid),
             rate: Rate::new(config.max_claims_per_second),
             reaper: Reaper::default(),
-            ringer: Ringer::new().ok(),
+            ringer: Ringer::default(),
             eids,
             namespaces,
             across: Across::default(),
@@ -412,8 +412,8 @@ impl Server {
         let ends = self.groups.hold(uid, hold.token, hold.milliseconds);
         for end in ends.iter().flatten() {
             let client = self.sessions.get(end).and_then(|s| s.client.as_ref());
-            if let (Some(client), Some(ringer)) = (client, &self.ringer) {
-                client.ring(ringer);
+            if let Some(client) = client {
+                client.ring(&mut self.ringer);
             }
         }
         let error = ends.map_or(Errno::ENOENT as u32, |_| 0);

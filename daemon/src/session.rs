@@ -60,6 +60,8 @@ pub struct Client {
     pub run: u64,
     /// Its environment says when to accelerate.
     pub own_policy: bool,
+    /// Its doorbells are eventfds.
+    pub eventfds: bool,
     pub family: FamilyKey,
     /// For the peers, read-only.
     pub wait_page: Arc<OwnedFd>,
@@ -79,6 +81,7 @@ impl Client {
             program: hello.program,
             run: hello.run,
             own_policy: hello.flags & flags::OWN_POLICY != 0,
+            eventfds: hello.flags & flags::EVENTFDS != 0,
             family,
             wait_page: Arc::new(wait_page),
             mailbox,
@@ -86,7 +89,7 @@ impl Client {
         }
     }
 
-    /// `bell` is an eventfd.
+    /// `bell` has passed [`is_bell`](crate::ringer::is_bell).
     pub fn add_bell(&mut self, context: u32, bell: OwnedFd) {
         if let Some(known) = self.bells.iter_mut().find(|(c, _)| *c == context) {
             known.1 = bell;
@@ -96,7 +99,7 @@ impl Client {
     }
 
     /// Wakes those who sleep.
-    pub fn ring(&self, ringer: &Ringer) {
+    pub fn ring(&self, ringer: &mut Ringer) {
         for (_, bell) in &self.bells {
             let _ = ringer.ring(bell.as_fd());
         }

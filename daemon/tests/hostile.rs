@@ -4,6 +4,7 @@ mod support;
 
 use daemon::packet::{Packet, receive};
 use daemon::report::{Info, Stats};
+use daemon::ringer::set_ticks;
 use nix::fcntl::SealFlag;
 use nix::sys::socket::{MsgFlags, send};
 use protocol::ctl::{self, Claim, Hello, MAX_MESSAGE, Message, Paired, Refused};
@@ -314,18 +315,22 @@ fn what_is_slow_to_close_holds_nobody_up() {
 #[test]
 fn doorbells_that_block_hold_nobody_up() {
     use nix::sys::eventfd::EventFd;
+    use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
     let daemon = Daemon::start(|_| {});
     let (a, b, tcp) = (Client::new(&daemon), Client::new(&daemon), Tcp::new());
     let bell = EventFd::new().unwrap();
     bell.write(u64::MAX - 1).unwrap();
-    let ring = ctl::Bell { context: 0 };
-    let give = |client: &Client, file: OwnedFd| {
-        let packet = Packet::new(&ring, vec![Arc::new(file)]);
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::empty()).unwrap();
+    set_ticks(timer.as_fd(), u64::MAX).unwrap();
+    let give_as = |client: &Client, context: u32, file: OwnedFd| {
+        let packet = Packet::new(&ctl::Bell { context }, vec![Arc::new(file)]);
         packet
             .send(client.socket.as_fd(), MsgFlags::empty())
             .unwrap();
     };
+    let give = |client: &Client, file| give_as(client, 0, file);
     give(&a, bell.as_fd().try_clone_to_owned().unwrap());
+    give_as(&a, 1, timer.as_fd().try_clone_to_owned().unwrap());
     a.send(&tcp.claim(Role::Client, 1));
     b.send(&tcp.claim(Role::Server, 1));
     let (mine, _): (Paired, Paired) = (a.get(), b.get());
@@ -336,6 +341,12 @@ fn doorbells_that_block_hold_nobody_up() {
         });
         assert_eq!(a.get::<ctl::Reply>().error, 0);
     }
+    let mut count = [0; 8];
+    assert_eq!(
+        nix::unistd::read(timer.as_fd().as_raw_fd(), &mut count),
+        Ok(8)
+    );
+    assert_eq!(u64::from_ne_bytes(count), 1, "rung last by the daemon");
     give(&a, std::fs::File::open("/dev/null").unwrap().into());
     assert!(dropped(&a.socket));
 }

@@ -1,6 +1,7 @@
 //! Settings: from the environment, read once by the constructor, and from the policy files, as the
 //! daemon has understood them for this program. The environment wins.
 
+use crate::os;
 use protocol::ctl::{Settings, hello};
 use std::ffi::{CStr, c_char};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::*};
@@ -97,9 +98,14 @@ pub fn own_policy() -> bool {
     OWN.load(Relaxed) & own::POLICY != 0
 }
 
-/// What the daemon has to know of these settings.
-pub fn hello_flags() -> u32 {
-    if own_policy() { hello::OWN_POLICY } else { 0 }
+/// What the daemon has to know of the process. The error is a want of descriptors or memory.
+pub fn hello_flags() -> Result<u32, i32> {
+    let bells = match os::bell_kind()? {
+        os::Kind::Timers => 0,
+        os::Kind::Eventfds => hello::EVENTFDS,
+    };
+    let policy = if own_policy() { hello::OWN_POLICY } else { 0 };
+    Ok(bells | policy)
 }
 
 pub fn run() -> u64 {

@@ -1,5 +1,5 @@
 //! seccomp: a process that is about to forbid itself system calls stays on TCP, whose calls are those
-//! that the program makes itself. Ours (eventfd, ppoll, messages to the daemon) could be its death.
+//! that the program makes itself. Ours (timerfd, ppoll, messages to the daemon) could be its death.
 
 use crate::conn::{Sock, kept, phase, revert};
 use crate::{clock, config, ctx, daemon, epoll, errno, fds, os};

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use tests::{Lab, Run, artefacts, netns, plain_only, stage};
+use tests::{Lab, Run, artefacts, ccase, netns, plain_only, stage};
 
 /// What was found about one subject.
 struct Diagnosis {
@@ -98,6 +98,24 @@ fn an_ordinary_program() {
     // Nobody but a person looks for marks and colours.
     let text = lab.smclo("doctor sh").finish().ok();
     assert!(text.contains(": can be accelerated\n  ok "), "{text}");
+}
+
+/// What a kernel without CONFIG_CHECKPOINT_RESTORE says.
+#[test]
+fn a_kernel_without_such_timers() {
+    if plain_only() {
+        return;
+    }
+    let lab = Lab::start();
+    let words = "doorbells are eventfds";
+    assert!(!doctor(&lab, "sh").raw.to_string().contains(words));
+    let inject = ccase::build("inject", &[], "-O1 -shared -fPIC");
+    let words_of = format!("{} 1 ffffffff 40085400 {} 0", libc::SYS_ioctl, libc::ENOTTY);
+    let run = lab.smclo("--json doctor sh").env("LD_PRELOAD", inject);
+    let found = Diagnosis::of(run.env("INJECT", words_of));
+    found.no_obstacle();
+    let remedy = found.remedy("note", words);
+    assert!(remedy.contains("CONFIG_CHECKPOINT_RESTORE"), "{remedy}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! words, rings, doorbells, channel. Its own connection may suffer; the program under the shim, the
 //! program's other connections, and the daemon go on.
 
+use daemon::ringer::set_ticks;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use protocol::ctl::{Release, Withdraw};
 use protocol::ids::Role;
@@ -11,7 +12,7 @@ use protocol::shm::pair::{Carrier, Direction};
 use protocol::shm::wait;
 use std::io::{IoSlice, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -269,9 +270,7 @@ fn wrong_descriptors(link: &mut Link, session: &mut Session, random: &mut Stream
 fn saturated_doorbells(link: &mut Link, _: &mut Session, _: &mut Stream) {
     link.wake();
     for bell in link.pair.group.bells().iter() {
-        let most = (u64::MAX - 1).to_ne_bytes();
-        // SAFETY: eight bytes of this frame.
-        unsafe { libc::write(bell.as_raw_fd(), most.as_ptr().cast(), 8) };
+        set_ticks(bell.as_fd(), u64::MAX).expect("a timer");
     }
     link.switch();
     link.send_ring(&[3; 5000]);

@@ -8,7 +8,7 @@ use tests::ccase::Carrier;
 use tests::inject::{Rule, faulty, rule};
 use tests::{Lab, Outcome, ccase, full, net, plain_only};
 
-use libc::{EACCES, EAGAIN, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, ENOSYS};
+use libc::{EACCES, EAGAIN, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, ENOSYS, ENOTTY};
 use libc::{EPERM, ETOOMANYREFS};
 
 const ALL: u32 = u32::MAX;
@@ -32,7 +32,10 @@ fn rules() -> Vec<Rule> {
         rule("fcntl F_GETFL", libc::SYS_fcntl, all).when(1, ALL, libc::F_GETFL as u32),
         rule("mmap shared", libc::SYS_mmap, all).when(3, 0xf, libc::MAP_SHARED as u32),
         rule("munmap", libc::SYS_munmap, &[ENOMEM, EINVAL]).copying(),
-        rule("eventfd2", libc::SYS_eventfd2, &[ENOMEM, EMFILE, ENFILE]),
+        rule("timerfd_create", libc::SYS_timerfd_create, &[ENOMEM, EMFILE, ENFILE, EPERM, ENOSYS]),
+        rule("timerfd_settime", libc::SYS_timerfd_settime, &[ENOSYS, EPERM]),
+        rule("timerfd_gettime", libc::SYS_timerfd_gettime, &[ENOSYS, EPERM]),
+        rule("ioctl TFD_IOC_SET_TICKS", libc::SYS_ioctl, &[ENOTTY, ENOSYS, EPERM]).when(1, ALL, 0x4008_5400),
         rule("socket of the session", libc::SYS_socket, &[ENOMEM, EMFILE, ENFILE, EACCES]).when(0, ALL, libc::AF_UNIX as u32),
         // With descriptors; the program's bytes come without this flag.
         rule("recvmsg", libc::SYS_recvmsg, all).when(2, cloexec, cloexec).early(),
@@ -98,7 +101,7 @@ talk(c, b)
 print('well')";
 
 /// Calls for which there is no rule.
-const WITHOUT: [(&str, &str); 17] = [
+const WITHOUT: [(&str, &str); 18] = [
     ("close", "the descriptor is gone whatever it says"),
     ("shutdown", "of a connection that is reset anyway"),
     ("geteuid", "cannot fail"),
@@ -109,9 +112,10 @@ const WITHOUT: [(&str, &str); 17] = [
     ("tgkill", "SIGPIPE for the thread itself"),
     (
         "read",
-        "of an eventfd, which knows no such error; of files that were opened",
+        "of a doorbell that cannot be silenced otherwise; of files that were opened",
     ),
-    ("write", "to an eventfd, likewise"),
+    ("write", "to an eventfd, see doorbells.rs"),
+    ("eventfd2", "where there are no timers, likewise"),
     (
         "epoll_pwait",
         "the program's wait, with the kernel's answer",

@@ -1,6 +1,6 @@
 //! System calls of the daemon that fail, once it serves.
 
-use libc::{EACCES, EAGAIN, EINVAL, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EPERM};
+use libc::{EACCES, EAGAIN, EIO, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, ENOTTY, EPERM};
 use std::io::{Read, Write};
 use std::time::Duration;
 use tests::inject::{Rule, injector, rule};
@@ -37,8 +37,7 @@ fn rules() -> Vec<Rule> {
         rule("epoll_ctl", libc::SYS_epoll_ctl, &[ENOMEM, ENOSPC]),
         rule("pwrite64", libc::SYS_pwrite64, &[ENOSPC, EIO]),
         rule("pread64", libc::SYS_pread64, &[EIO]),
-        rule("io_submit", libc::SYS_io_submit, &[EAGAIN]),
-        rule("io_getevents", libc::SYS_io_getevents, &[EINVAL]),
+        rule("ioctl TFD_IOC_SET_TICKS", libc::SYS_ioctl, &[ENOTTY, EPERM]).when(1, ALL, 0x4008_5400),
         rule("clone3, of the thread that closes", libc::SYS_clone3, &[EAGAIN]),
         rule("uname", libc::SYS_uname, &[EPERM]),
         rule("ioctl, of who asks for metrics", libc::SYS_ioctl, &[ENOMEM, EPERM]),

@@ -18,7 +18,7 @@ pub use wire::{DecodeError, Wire};
 
 pub const MAGIC: u16 = 0x5c10;
 /// Version of everything in this module and of the shared-memory layouts it hands out.
-pub const VERSION: u16 = 10;
+pub const VERSION: u16 = 11;
 /// No message is longer.
 pub const MAX_MESSAGE: usize = 1024;
 /// No message carries more descriptors.
@@ -215,7 +215,7 @@ messages! {
         ueid_count: u8,
         ueids: [Eid; MAX_UEIDS],
     }
-    /// Shim → daemon: a doorbell (one descriptor, an eventfd) of this process. With it the daemon
+    /// Shim → daemon: a doorbell (one descriptor, a timerfd or an eventfd) of this process. With it the daemon
     /// wakes a thread or a set that sleeps, so that it looks at its connections.
     Bell = 10 {
         context: u32,
@@ -254,4 +254,6 @@ messages! {
 pub mod hello {
     /// `SMCLO_POLICY` is set: no file turns connections of this process off or on.
     pub const OWN_POLICY: u32 = 1;
+    /// Doorbells of the process are eventfds, not timers. It is paired with its like only.
+    pub const EVENTFDS: u32 = 2;
 }

@@ -1,6 +1,6 @@
 //! The wait page: which contexts of a process family are asleep.
 //!
-//! A *context* is a sleeping thread or an epoll set, and owns a doorbell (an eventfd). Its word here
+//! A *context* is a sleeping thread or an epoll set, and owns a doorbell (a timerfd). Its word here
 //! is written by its family only; peers map the page read-only. The protocol against lost wake-ups:
 //!
 //! * sleeper: [`WaitWord::enter`], then look at everything it waits for once more, then sleep;

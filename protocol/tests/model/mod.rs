@@ -90,7 +90,7 @@ impl Ring {
     }
 }
 
-/// A doorbell: an eventfd.
+/// A doorbell.
 #[derive(Default)]
 pub struct Bell {
     count: Mutex<u32>,
@@ -115,7 +115,7 @@ impl Bell {
         *self.count.lock().unwrap() != 0
     }
 
-    /// `read` of the eventfd, which does not wait.
+    /// Takes off what was rung.
     pub fn silence(&self) {
         *self.count.lock().unwrap() = 0;
     }

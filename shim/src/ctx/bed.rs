@@ -163,7 +163,7 @@ impl Bed {
     }
 }
 
-pub(super) fn enter(set: c_int, fd: c_int, events: i16, tag: u64) -> Result<(), i32> {
+pub fn enter(set: c_int, fd: c_int, events: i16, tag: u64) -> Result<(), i32> {
     let mut event = libc::epoll_event {
         events: events as u32 | libc::EPOLLET as u32,
         u64: tag,

@@ -1,4 +1,4 @@
-//! Wait contexts of this process: a doorbell (eventfd) and a word on the wait page each.
+//! Wait contexts of this process: a [doorbell](crate::os::new_bell) and a word on the wait page each.
 //!
 //! Taken by a thread for the time that it sleeps, or by an epoll set for good. A context that a
 //! sleeper never gives back (longjmp out of a wait) is lost to the process; there are 256.
@@ -30,14 +30,13 @@ impl Ctx {
 
     /// Silences the doorbell. The caller looks at what it waits for afterwards.
     pub fn drain(self) {
-        let mut count = [0u8; 8];
-        let _ = os::read(self.bell, &mut count);
+        os::silence(self.bell);
         self.word().renew();
     }
 
     /// Rings it from within the process.
     pub fn ring(self) {
-        ring(self.bell);
+        os::ring(self.bell);
     }
 
     pub fn give_back(self) {
@@ -53,17 +52,8 @@ pub fn ring_sleepers() {
     fence(SeqCst);
     for (n, (state, bell)) in STATE.iter().zip(&BELLS).enumerate() {
         if state.load(Acquire) == 2 && family::wait_word(n as u32).sleepers() {
-            ring(bell.load(Acquire));
+            os::ring(bell.load(Acquire));
         }
-    }
-}
-
-pub fn ring(bell: c_int) {
-    let one = 1u64.to_ne_bytes();
-    if os::write(bell, &one) == Err(libc::EAGAIN) {
-        // Somebody has filled it up, and who sleeps beside it in a bed does not silence it.
-        let _ = os::read(bell, &mut [0u8; 8]);
-        let _ = os::write(bell, &one);
     }
 }
 
@@ -101,7 +91,7 @@ fn take_any() -> Option<Ctx> {
         }
     }
     let number = family::take_context()?;
-    let bell = os::eventfd(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).and_then(ownfd::raise);
+    let bell = os::new_bell().and_then(ownfd::raise);
     let Ok(bell) = bell else {
         family::give_context(number);
         return None;
@@ -165,27 +155,5 @@ pub fn ending() {
         if state.load(Relaxed) != 0 {
             family::give_context(n as u32);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Who sleeps in a bed hears of a doorbell by its edge alone, and does not silence it.
-    #[test]
-    fn a_full_doorbell_rings() {
-        let (Ok(bell), Ok(set)) = (os::eventfd(libc::EFD_NONBLOCK), os::epoll_create()) else {
-            unreachable!("two descriptors")
-        };
-        assert_eq!(bed::enter(set, bell, libc::POLLIN, 7), Ok(()));
-        assert_eq!(os::write(bell, &(u64::MAX - 1).to_ne_bytes()), Ok(8));
-        let mut event = libc::epoll_event { events: 0, u64: 0 };
-        let mut heard = || os::epoll_wait(set, &raw mut event, 1, Some(0), std::ptr::null());
-        assert_eq!((heard(), heard()), (Ok(1), Ok(0)));
-        ring(bell);
-        assert_eq!((heard(), heard()), (Ok(1), Ok(0)));
-        os::close(set);
-        os::close(bell);
     }
 }

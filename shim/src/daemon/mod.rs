@@ -121,7 +121,7 @@ fn hello(fd: c_int) -> Result<(), i32> {
     os::thread_name(&mut program);
     let hello = Hello {
         pid: lock::pid(),
-        flags: config::hello_flags(),
+        flags: config::hello_flags()?,
         family: family::id(),
         program,
         run: config::run(),

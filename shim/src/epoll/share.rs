@@ -180,7 +180,7 @@ impl Set {
         if let Some(ctx) = self.ctx() {
             ctx.drain();
         } else if bell >= 0 {
-            let _ = os::read(bell, &mut [0; 8]);
+            os::silence(bell);
         }
     }
 }

@@ -7,7 +7,7 @@ use super::reg::{Reg, state};
 use super::set::{self, Set, Tagged};
 use super::{convert, share};
 use crate::config::{self, Policy};
-use crate::{ctx, os};
+use crate::os;
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
 
@@ -31,7 +31,7 @@ pub fn watched(index: u32) -> bool {
     // What lies on a ring until it is drained, the doorbell tells of.
     let rings = set.rings();
     match rings && set.any_hot(|reg| reg.report(false) != 0) {
-        true => ctx::ring(set.bell.load(Acquire)),
+        true => os::ring(set.bell.load(Acquire)),
         false => set.hush(),
     }
     rings
@@ -54,7 +54,7 @@ pub fn tells(index: u32) -> bool {
     let ours = set.any_hot(|reg| reg.report(false) != 0);
     if ours {
         // Whoever sleeps on the set has not been told of it either.
-        ctx::ring(set.bell.load(Acquire));
+        os::ring(set.bell.load(Acquire));
     }
     ours || others != Some(false)
 }
@@ -229,8 +229,8 @@ mod tests {
     fn nothing_of_the_program_is_lost() {
         let made = || -> Option<()> {
             let epfd = crate::calls::epoll::create1(libc::EPOLL_CLOEXEC);
-            let event = os::eventfd(libc::EFD_CLOEXEC | libc::EFD_NONBLOCK).ok()?;
-            os::write(event, &1u64.to_ne_bytes()).ok()?;
+            let event = os::new_bell().ok()?;
+            os::ring(event);
             let bits = (libc::EPOLLIN | libc::EPOLLET | libc::EPOLLONESHOT) as u32;
             let mut it = libc::epoll_event {
                 events: bits,

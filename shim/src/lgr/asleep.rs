@@ -8,7 +8,7 @@
 use super::{BELLS, GROUPS, LinkGroup, get, used};
 use crate::clock;
 use crate::conn::twice;
-use crate::ctx::ring;
+use crate::os;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering::*};
 
 /// Some peer sleeps whose doorbell could not be had.
@@ -126,7 +126,7 @@ fn ring_again() -> Option<u64> {
         let left = if age < wait {
             wait - age
         } else if doubt.again() < AGAIN {
-            ring(bell);
+            os::ring(bell);
             let index = doubt.group() as usize - 1;
             let again = Doubt::new(index, doubt.context(), doubt.again() + 1, now);
             let _ = place.compare_exchange(doubt.0, again.0, AcqRel, Relaxed);

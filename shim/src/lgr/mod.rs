@@ -393,7 +393,7 @@ impl LinkGroup {
         }
         let bell = fd.load(Acquire);
         if bell >= 0 {
-            crate::ctx::ring(bell);
+            os::ring(bell);
         }
         if !known() {
             asleep::unheard();
@@ -459,6 +459,6 @@ fn install(bells: &Bells, name: u64, bell: c_int) {
     }
     fence(SeqCst);
     if rung.load(Acquire) != 0 {
-        crate::ctx::ring(bell);
+        os::ring(bell);
     }
 }

@@ -102,10 +102,6 @@ pub fn ioctl_int(fd: c_int, request: u64) -> Result<c_int> {
     Ok(value)
 }
 
-pub fn eventfd(flags: c_int) -> Result<c_int> {
-    call!(libc::SYS_eventfd2, 0, flags).map(|fd| fd as c_int)
-}
-
 pub fn file_size(fd: c_int) -> Result<u64> {
     // SAFETY: zeros are a valid stat.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
@@ -130,16 +126,6 @@ pub fn regular_size(fd: c_int) -> Option<u64> {
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
     call!(libc::SYS_fstat, fd, &raw mut stat).ok()?;
     (stat.st_mode & libc::S_IFMT == libc::S_IFREG).then_some(stat.st_size as u64)
-}
-
-/// Whether a write of eight bytes to `fd` might wait, or do something else than ring: it is no eventfd
-/// (nor a kin of it, a file without a type), or one that blocks.
-pub fn is_no_bell(fd: c_int) -> bool {
-    // SAFETY: zeros are a valid stat.
-    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    let has_type =
-        call!(libc::SYS_fstat, fd, &raw mut stat).is_ok() && stat.st_mode & libc::S_IFMT != 0;
-    has_type || fcntl(fd, libc::F_GETFL, 0).is_ok_and(|f| f as c_int & libc::O_NONBLOCK == 0)
 }
 
 /// lseek; gives the new position.

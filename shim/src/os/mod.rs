@@ -22,6 +22,7 @@ macro_rules! call {
     };
 }
 
+mod bell;
 mod file;
 mod memory;
 mod options;
@@ -30,6 +31,7 @@ mod process;
 mod socket;
 mod wait;
 
+pub use bell::*;
 pub use file::*;
 pub use memory::*;
 pub use options::*;

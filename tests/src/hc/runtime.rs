@@ -57,7 +57,7 @@ super::rows! {
          "differential::hc_process::hc_117_seccomp_strict"] "";
     118 P1 Same "security modules, noexec mounts"
         ["surroundings::hc_118_nothing_executable"]
-        "No code is patched and no helper started; the memory files are sealed against execution. From a noexec mount the loader takes no library: TCP. The test machine has no security module to confine a program with; what one must allow is a Unix socket, memfds, eventfds and passing them on.";
+        "No code is patched and no helper started; the memory files are sealed against execution. From a noexec mount the loader takes no library: TCP. The test machine has no security module to confine a program with; what one must allow is a Unix socket, memfds, timerfds and passing them on.";
     119 P1 Same "stacks that the program switches"
         ["differential::hc_runtime::hc_119_switched_stacks"] "";
     120 P1 Same "sockets that the resolver makes inside libc"

@@ -1,14 +1,16 @@
 //! The memory of a link group, as a hostile member has it: mapped whole, writable.
 
 use daemon::packet::receive;
+use daemon::ringer::set_ticks;
 use nix::sys::socket::MsgFlags;
 use protocol::ctl::{DmbPlace, Paired};
 use protocol::ids::Role;
-use protocol::shm::SLOT_LEN;
 use protocol::shm::pair::PairSlot;
 use protocol::shm::ring::{DmbHeader, RING_AT, ring_size};
+use protocol::shm::wait::{COLD, CONTEXTS, Hints};
+use protocol::shm::{HINTS_AT, SLOT_LEN};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// A link group: the descriptors that came with its first pair, and the arena in memory.
@@ -56,9 +58,11 @@ impl Group {
     /// Rings every doorbell once.
     pub fn ring_all(&self) {
         for bell in self.bells().iter() {
-            let one = 1_u64.to_ne_bytes();
-            // SAFETY: eight bytes of this frame to a descriptor of ours.
-            unsafe { libc::write(bell.as_raw_fd(), one.as_ptr().cast(), 8) };
+            if set_ticks(bell.as_fd(), 1).is_err() {
+                let one = 1_u64.to_ne_bytes();
+                // SAFETY: eight bytes of this frame to a descriptor of ours.
+                unsafe { libc::write(bell.as_raw_fd(), one.as_ptr().cast(), 8) };
+            }
         }
     }
 
@@ -103,6 +107,24 @@ impl Pair {
     /// Header of the other end's DMB, which we write.
     pub fn peer(&self) -> &DmbHeader {
         self.group.at(self.paired.peer.offset)
+    }
+
+    /// For each context of the other end that watches the connection: a hint to look at it, which a set needs to
+    /// which it is cold.
+    pub fn hint(&self) {
+        let header = self.own();
+        for word in &header.watchers {
+            let word = word.load(Ordering::Relaxed);
+            for shift in [0, 16, 32, 48] {
+                let entry = (word >> shift) as u16 & !COLD;
+                if let Some(context) = usize::from(entry).checked_sub(1) {
+                    let side = usize::from(self.paired.side ^ 1);
+                    let n = side * CONTEXTS + context % CONTEXTS;
+                    let hints: &Hints = self.group.at((HINTS_AT + n * size_of::<Hints>()) as u64);
+                    hints.put(header.hint.load(Ordering::Relaxed));
+                }
+            }
+        }
     }
 
     pub fn role(&self) -> Role {

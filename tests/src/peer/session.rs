@@ -51,6 +51,11 @@ pub fn dial(path: &Path) -> OwnedFd {
 
 impl Session {
     pub fn join(path: &Path) -> Session {
+        Session::join_with(path, 0)
+    }
+
+    /// With bits of [`ctl::hello`].
+    pub fn join_with(path: &Path, flags: u32) -> Session {
         let socket = dial(path);
         let (table, wait_page) = (sealed(stats::TABLE_LEN), sealed(wait::PAGE_LEN));
         let mut head = [0; 8];
@@ -60,7 +65,7 @@ impl Session {
         let hello = Hello {
             run: 0,
             pid: std::process::id(),
-            flags: 0,
+            flags,
             family: u128::from(std::process::id()) << 64 | socket.as_raw_fd() as u128,
             program: *b"hostile peer\0\0\0\0",
         };

@@ -4,12 +4,15 @@ use super::Finding;
 use crate::client::Connection;
 use crate::config::POLICY;
 use crate::policy::{self, Policy, Process};
+use crate::ringer::set_ticks;
 use crate::tool::launch;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::timerfd::{ClockId, TimerFd, TimerFlags};
 use nix::unistd::geteuid;
 use protocol::stats::TABLE_LEN;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// Address space that the library takes in a process, without rings.
@@ -17,6 +20,7 @@ const ADDRESS_SPACE: u64 = 256 << 20;
 
 pub fn check(socket: Option<&Path>, command: Option<&OsStr>) -> Vec<Finding> {
     let mut findings = vec![library(), daemon(socket)];
+    findings.extend(doorbells());
     let uid = geteuid().as_raw();
     findings.extend(policies(command.map(OsStr::as_encoded_bytes), uid));
     let limit = |what| getrlimit(what).map_or(u64::MAX, |(soft, _)| soft);
@@ -26,6 +30,19 @@ pub fn check(socket: Option<&Path>, command: Option<&OsStr>) -> Vec<Finding> {
         limit(Resource::RLIMIT_NOFILE),
     ));
     findings
+}
+
+/// Of this kernel. What a sandbox forbids shows in the sandbox only.
+pub fn doorbells() -> Option<Finding> {
+    let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_CLOEXEC);
+    let why = timer.and_then(|timer| set_ticks(timer.as_fd(), 1)).err()?;
+    Some(Finding::note(
+        format!(
+            "doorbells are eventfds, as the count of a timer cannot be set (TFD_IOC_SET_TICKS: {why}): a peer can make \
+             a send wait"
+        ),
+        "a kernel with CONFIG_CHECKPOINT_RESTORE; until then no trust between users (docs/security.md)",
+    ))
 }
 
 fn library() -> Finding {

@@ -101,6 +101,7 @@ pub fn check(pid: u32, socket: Option<&Path>) -> (String, Vec<Finding>) {
         findings.extend(host::policies(Some(comm.trim_end().as_bytes()), uid));
     }
     findings.extend(seccomp(&process));
+    findings.extend(host::doorbells());
     findings.extend(host::limits(
         process.limit("Max address space"),
         process.limit("Max file size"),
@@ -132,7 +133,7 @@ fn seccomp(process: &Proc) -> Option<Finding> {
     (process.status("Seccomp")? != 0).then(|| {
         Finding::note(
             "under a seccomp filter: where it forbids what the library needs, connections stay on TCP",
-            "allow memfd_create, socket(AF_UNIX), sendmsg, recvmsg, eventfd2 and ppoll",
+            "allow memfd_create, socket(AF_UNIX), sendmsg, recvmsg, ppoll, timerfd_create, timerfd_settime, timerfd_gettime and its ioctl",
         )
     })
 }

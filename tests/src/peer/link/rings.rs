@@ -40,8 +40,9 @@ impl Link {
         self.wake();
     }
 
-    /// Rings every doorbell that the other end has ever announced.
+    /// Rings every doorbell that the other end has ever announced, and says for which connection.
     pub fn wake(&self) {
+        self.pair.hint();
         self.pair.group.ring_all();
     }
 
