@@ -327,6 +327,62 @@ fn tiny_limits() {
     assert!(plain_only() || fast >= tried / 3, "{fast} of {tried}");
 }
 
+/// A process may have no descriptor any more, and has never had to wake its peer before: what it sends then wakes it all the
+/// same, by the kernel.
+#[test]
+fn no_descriptor_for_a_doorbell() {
+    const TAKE: &str = "import os, resource, socket, sys, time
+port = int(sys.argv[1])
+def take(end):
+    # Never asleep in a receive.
+    while True:
+        try: return end.recv(1)
+        except BlockingIOError: time.sleep(0.0002)
+";
+    const SERVER: &str = "
+end = socket.create_server(('127.0.0.1', port)).accept()[0]
+end.setblocking(False)
+while (word := take(end)) == b'x': end.send(word)
+pid = int(b''.join(iter(lambda: take(end), b';')))
+state = lambda: open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()[0]
+while [state() for _ in range(20)] != ['S'] * 20: pass
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 4096))
+end.send(b'y')
+end.setblocking(True)
+assert end.recv(1) == b'z'
+print('well')";
+    const CLIENT: &str = "
+end = socket.create_connection(('127.0.0.1', port))
+end.setblocking(False)
+while not os.path.exists(sys.argv[2]):
+    end.send(b'x')
+    assert take(end) == b'x'
+end.setblocking(True)
+end.send(b'p%d;' % os.getpid())
+assert end.recv(1) == b'y'
+end.send(b'z')
+print('well')";
+    let lab = Lab::start();
+    let port = net::free_port();
+    let go = lab.dir().join("go");
+    let run = |program: &str| {
+        lab.eager("python3")
+            .args(["-c", &[TAKE, program].concat(), &port.to_string()])
+            .arg(&go)
+            .env("SMCLO_SPIN_US", "0")
+            .spawn()
+    };
+    let server = run(SERVER).listening(port);
+    let client = run(CLIENT);
+    let fast = || plain_only() || lab.sockets().iter().filter(|r| r.is_smcd()).count() == 2;
+    assert!(net::wait_until(Duration::from_secs(20), fast));
+    std::fs::write(&go, "").expect("a file");
+    for end in [client, server] {
+        assert_eq!(end.finish().ok(), "well\n");
+    }
+    lab.assert_clean();
+}
+
 /// Several faults in each round, under load: ends and daemon are stopped and go on, the daemon is
 /// killed and started again, ends move between CPUs; at last one end is killed. Every byte that
 /// arrives is compared by the programs.

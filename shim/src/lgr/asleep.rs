@@ -61,7 +61,7 @@ pub(super) fn unheard() {
     UNHEARD.store(1, Release);
 }
 
-/// A context of the peer's was rung, whose doorbell others have as well.
+/// A context of the peer's was rung, whose doorbell others have as well, or could not be had.
 #[cold]
 pub(super) fn doubt(group: usize, context: u32) {
     let at = (group * 7 + context as usize) % DOUBTS.len();
@@ -126,7 +126,9 @@ fn ring_again() -> Option<u64> {
         let left = if age < wait {
             wait - age
         } else if doubt.again() < AGAIN {
-            os::ring(bell);
+            if bell >= 0 {
+                os::ring(bell);
+            }
             let index = doubt.group() as usize - 1;
             let again = Doubt::new(index, doubt.context(), doubt.again() + 1, now);
             let _ = place.compare_exchange(doubt.0, again.0, AcqRel, Relaxed);
@@ -144,7 +146,7 @@ fn ring_again() -> Option<u64> {
 }
 
 impl LinkGroup {
-    /// The doorbell of the peer's context `n`, if that sleeps in the epoch in which it was rung.
+    /// The doorbell of the peer's context `n`, if that sleeps in the epoch in which it was rung; below 0: not to be had.
     fn sleeps_on(&self, n: u32) -> Option<i32> {
         if matches!(self.id.load(Acquire), 0 | u32::MAX) {
             return None;
@@ -152,7 +154,6 @@ impl LinkGroup {
         let bells = BELLS.get(self.index())?;
         let (fd, rung) = (bells.fd.get(n as usize)?, bells.rung.get(n as usize)?);
         let epoch = self.mapped.wait_word(n as usize)?.epoch_if_asleep()?;
-        let bell = fd.load(Acquire);
-        (rung.load(Acquire) == epoch << 1 | 1 && bell >= 0).then_some(bell)
+        (rung.load(Acquire) == epoch << 1 | 1).then(|| fd.load(Acquire))
     }
 }

@@ -397,6 +397,8 @@ impl LinkGroup {
         }
         if !known() {
             asleep::unheard();
+            // Perhaps never, where there are no more descriptors.
+            asleep::doubt(self.index(), n);
         }
         bell >= 0
     }
