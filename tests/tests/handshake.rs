@@ -274,6 +274,14 @@ fn faults_of_a_server() {
     lab.assert_clean();
 }
 
+/// Bytes of a message that come changed: by default a part of them, another for each stage.
+fn changes(stage: Stage) -> impl Iterator<Item = (usize, Fault)> {
+    let every = rounds(5, 1);
+    let places = (0..LENGTHS[stage as usize]).skip(stage as usize % every);
+    let values = |at| [0, 0x7f, 0xff].map(|value| (at, Fault::Corrupt(at, value)));
+    places.step_by(every).flat_map(values)
+}
+
 /// Each byte of each message of a client, changed. Whatever comes of it, the program gets the bytes
 /// that were sent for it and no others, or a reset.
 #[test]
@@ -286,26 +294,18 @@ fn corrupted_bytes() {
     let mut session = Session::join(&lab.socket());
     let mut ends = std::collections::BTreeMap::<String, usize>::new();
     for stage in Stage::OF_CLIENT {
-        // A part of the bytes by default, another for each stage.
-        let every = rounds(5, 1);
-        for at in (0..LENGTHS[stage as usize])
-            .skip(stage as usize % every)
-            .step_by(every)
-        {
-            for value in [0, 0x7f, 0xff] {
-                let fault = Fault::Corrupt(at, value);
-                let tcp = TcpStream::connect(("127.0.0.1", port)).expect("a server");
-                let mut link = Link::open(&mut session, tcp, Role::Client).expect("a pair");
-                // So that a message which claims to be longer than it is finds its end.
-                let ended = link.corrupted(stage, &fault);
-                match &ended {
-                    Ended::Established => link.exchange_on_rings(36_000),
-                    Ended::Declined(_) | Ended::Faulty => echoes(&mut link, at as u64),
-                    Ended::Closed => {}
-                }
-                let name = format!("{ended:?}");
-                *ends.entry(name).or_default() += 1;
+        for (at, fault) in changes(stage) {
+            let tcp = TcpStream::connect(("127.0.0.1", port)).expect("a server");
+            let mut link = Link::open(&mut session, tcp, Role::Client).expect("a pair");
+            // So that a message which claims to be longer than it is finds its end.
+            let ended = link.corrupted(stage, &fault);
+            match &ended {
+                Ended::Established => link.exchange_on_rings(36_000),
+                Ended::Declined(_) | Ended::Faulty => echoes(&mut link, at as u64),
+                Ended::Closed => {}
             }
+            let name = format!("{ended:?}");
+            *ends.entry(name).or_default() += 1;
         }
     }
     println!("{ends:?}");
@@ -331,26 +331,19 @@ fn corrupted_bytes_of_a_server() {
     let mut session = Session::join(&lab.socket());
     let (mut tried, mut ends) = (0, std::collections::BTreeMap::<String, usize>::new());
     for stage in Stage::OF_SERVER {
-        let every = rounds(5, 1);
-        for at in (0..LENGTHS[stage as usize])
-            .skip(stage as usize % every)
-            .step_by(every)
-        {
-            for value in [0, 0x7f, 0xff] {
-                let fault = Fault::Corrupt(at, value);
-                let (outcome, ended, sent) = as_server_who_sent(&lab, &mut session, stage, &fault);
-                let head = sent.first_chunk().expect("a header");
-                let differs = outcome.stdout == "content differs\n";
-                let well = match &ended {
-                    Ended::Established | Ended::Declined(_) => went_well(&outcome),
-                    Ended::Faulty | Ended::Closed if clc::message_len(head).is_err() => differs,
-                    Ended::Faulty | Ended::Closed => was_cut(&outcome),
-                };
-                assert!(well, "{stage:?} {fault:?} {ended:?}: {outcome}");
-                tried += 1;
-                let how = if differs { "the program's" } else { "" };
-                *ends.entry(format!("{ended:?} {how}")).or_default() += 1;
-            }
+        for (_, fault) in changes(stage) {
+            let (outcome, ended, sent) = as_server_who_sent(&lab, &mut session, stage, &fault);
+            let head = sent.first_chunk().expect("a header");
+            let differs = outcome.stdout == "content differs\n";
+            let well = match &ended {
+                Ended::Established | Ended::Declined(_) => went_well(&outcome),
+                Ended::Faulty | Ended::Closed if clc::message_len(head).is_err() => differs,
+                Ended::Faulty | Ended::Closed => was_cut(&outcome),
+            };
+            assert!(well, "{stage:?} {fault:?} {ended:?}: {outcome}");
+            tried += 1;
+            let how = if differs { "the program's" } else { "" };
+            *ends.entry(format!("{ended:?} {how}")).or_default() += 1;
         }
     }
     println!("{tried} bytes changed: {ends:?}");
