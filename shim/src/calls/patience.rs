@@ -37,6 +37,8 @@ pub(super) enum Stop {
     Closed,
     /// See [`ANEW`].
     Anew,
+    /// Urgent data is all that is there: a splice, which does not pass it, has moved nothing.
+    Urgent,
 }
 
 impl Patience {
@@ -119,6 +121,7 @@ impl Patience {
                 return Err(Stop::Interrupted);
             }
             Wake::Interrupted => return self.begin_anew(),
+            Wake::Urgent if !self.takes_first => return Err(Stop::Urgent),
             Wake::Urgent => self.urgent = true,
             Wake::Ready => {}
         }
@@ -216,6 +219,7 @@ impl Patience {
             stop
         };
         Some(match (done, stop.errno()) {
+            (0, Some(0)) => 0,
             (0, Some(e)) => errno::fail(e),
             (0, None) => ssize_t::from(ANEW),
             (n, _) => n as ssize_t,
@@ -288,6 +292,7 @@ impl Stop {
             Stop::WouldBlock => Some(libc::EAGAIN),
             Stop::Interrupted => Some(libc::EINTR),
             Stop::Closed => Some(libc::EBADF),
+            Stop::Urgent => Some(0),
             Stop::Anew => None,
         }
     }
