@@ -239,6 +239,25 @@ static void interrupted_and_woken_at_once(void)
     }
 }
 
+/* Bytes, and urgent data right behind them: a splice takes what comes before the mark, and ends there. */
+static void urgent_behind_bytes(void)
+{
+    on_one_processor();
+    for (int bytes = 0; bytes < 2; bytes++) {
+        struct pair p = warm_pair();
+        struct interrupted c = {p.server, SPLICE, {0}};
+        MUST(pipe(c.ends));
+        pthread_t t = spawn_asleep(is_interrupted, &c);
+        if (bytes)
+            send_all(p.client, "s", 1);
+        R(send(p.client, "!", 1, MSG_OOB));
+        join_thread(t);
+        close(c.ends[0]);
+        close(c.ends[1]);
+        close_pair(&p);
+    }
+}
+
 MAIN({"closed_and_woken_at_once", closed_and_woken_at_once}, {"nothing_woken_by_room", nothing_woken_by_room},
      {"room_used_again", room_used_again}, {"stamped_meanwhile", stamped_meanwhile},
-     {"interrupted_and_woken_at_once", interrupted_and_woken_at_once})
+     {"interrupted_and_woken_at_once", interrupted_and_woken_at_once}, {"urgent_behind_bytes", urgent_behind_bytes})

@@ -276,6 +276,7 @@ cases! { woken:
     room_used_again Fast,
     stamped_meanwhile Fast,
     interrupted_and_woken_at_once Fast,
+    urgent_behind_bytes Fast,
 }
 
 cases! { bulk:

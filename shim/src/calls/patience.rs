@@ -70,6 +70,10 @@ impl Patience {
         if self.nonblock {
             return Err(Stop::WouldBlock);
         }
+        // Bytes before it have been looked for since.
+        if self.urgent && !self.takes_first {
+            return Err(Stop::Urgent);
+        }
         let (sock, option) = (self.sock, self.option);
         signals::forget();
         if wait::spin::spin_for(sock, want) {
@@ -121,7 +125,6 @@ impl Patience {
                 return Err(Stop::Interrupted);
             }
             Wake::Interrupted => return self.begin_anew(),
-            Wake::Urgent if !self.takes_first => return Err(Stop::Urgent),
             Wake::Urgent => self.urgent = true,
             Wake::Ready => {}
         }
