@@ -4,7 +4,7 @@ use crate::calls::transfer;
 use crate::calls::way::{self, Way};
 use crate::conn::rx::Sink;
 use crate::conn::tx::Source;
-use crate::conn::{Sock, phase, quick};
+use crate::conn::{Conn, Sock, phase, quick};
 use crate::fds::{self, Entry};
 use crate::iov::{FAULT_LATER, Iov, wild};
 use crate::{errno, real, short};
@@ -89,29 +89,6 @@ pub(super) fn receive(
     kernel: impl Fn() -> ssize_t,
     careful: impl Fn(Sock) -> ssize_t,
 ) -> ssize_t {
-    receive_quick(entry, fd, flags, kernel, |_| None, careful)
-}
-
-/// As [`receive`], where `quick` may find the bytes on the ring at once.
-#[inline]
-fn receive_quick(
-    entry: Entry,
-    fd: c_int,
-    flags: c_int,
-    kernel: impl Fn() -> ssize_t,
-    quick: impl Fn(Sock) -> Option<ssize_t>,
-    careful: impl Fn(Sock) -> ssize_t,
-) -> ssize_t {
-    if let Some(sock) = fds::sock_of(entry, fd) {
-        if way::settled(sock) {
-            let n = kernel();
-            way::settled_received(sock, n, flags);
-            return n;
-        }
-        if let Some(n) = quick(sock) {
-            return n;
-        }
-    }
     if let Some(short) = short::enter(entry, fd) {
         let n = kernel();
         short.received(n, flags);
@@ -161,11 +138,6 @@ pub(super) fn send_way(
     kernel: impl Fn() -> ssize_t,
     careful: impl Fn(Sock) -> ssize_t,
 ) -> ssize_t {
-    if let Some(sock) = fds::sock_of(entry, fd).filter(|sock| way::settled(*sock)) {
-        let n = kernel();
-        way::settled_sent(sock, n);
-        return n;
-    }
     if let Some(short) = short::enter(entry, fd) {
         let n = kernel();
         short.sent(n, flags);
@@ -213,22 +185,16 @@ const LONG: size_t = 256 << 10;
 /// A send from one buffer, which may be long.
 #[inline]
 fn send_buffer(
-    e: Entry,
     fd: c_int,
     (buf, len): (*const c_void, size_t),
     flags: c_int,
+    found: Found,
     kernel: impl Fn() -> ssize_t,
 ) -> ssize_t {
-    if let Some(sock) = fds::sock_of(e, fd) {
-        if way::settled(sock) {
-            let n = kernel();
-            way::settled_sent(sock, n);
-            return n;
-        }
-        if let Some(n) = put(sock, buf, len, flags) {
-            return n;
-        }
+    if let Some(n) = put(fd, found, flags, || Iov::single(buf, len)) {
+        return n;
     }
+    let e = fds::get(fd);
     let long = len > LONG && flags & !USUAL == 0;
     if !long && let Some(short) = short::enter(e, fd) {
         let n = kernel();
@@ -251,9 +217,19 @@ const USUAL: c_int = libc::MSG_PEEK
     | libc::MSG_MORE
     | libc::MSG_TRUNC;
 
+/// The connection that the hook has found under the descriptor, unless it is a short one.
+type Found = Option<&'static Conn>;
+
 /// A receive that finds its bytes on the ring; `None`: it goes the usual way.
 #[inline]
-fn taken(sock: Sock, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssize_t> {
+fn taken(
+    fd: c_int,
+    found: Found,
+    buf: *const c_void,
+    len: size_t,
+    flags: c_int,
+) -> Option<ssize_t> {
+    let sock = Sock { fd, conn: found? };
     if !way::lively(sock) || flags & libc::MSG_WAITALL != 0 {
         return None;
     }
@@ -263,12 +239,17 @@ fn taken(sock: Sock, buf: *const c_void, len: size_t, flags: c_int) -> Option<ss
 
 /// A send that finds room for all of it on the ring; `None`: it goes the usual way.
 #[inline]
-fn put(sock: Sock, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssize_t> {
+fn put(
+    fd: c_int,
+    found: Found,
+    flags: c_int,
+    iov: impl FnOnce() -> Result<Iov, i32>,
+) -> Option<ssize_t> {
+    let sock = Sock { fd, conn: found? };
     if !way::lively(sock) || flags & !USUAL != 0 {
         return None;
     }
-    let iov = Iov::single(buf, len).ok()?;
-    quick::send(sock, &iov, 0).map(|n| n as ssize_t)
+    quick::send(sock, &iov().ok()?, 0).map(|n| n as ssize_t)
 }
 
 /// read. None of these is part of its hook: what is not ours costs a load and a branch.
@@ -276,14 +257,16 @@ fn put(sock: Sock, buf: *const c_void, len: size_t, flags: c_int) -> Option<ssiz
 /// # Safety
 /// As for the C function; likewise below.
 #[inline(never)]
-pub unsafe fn read(e: Entry, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t {
-    receive_quick(
-        e,
+pub unsafe fn read(fd: c_int, buf: *mut c_void, len: size_t, found: Found) -> ssize_t {
+    if let Some(n) = taken(fd, found, buf, len, 0) {
+        return n;
+    }
+    receive(
+        fds::get(fd),
         fd,
         0,
         // SAFETY: the caller's own arguments.
         || unsafe { real::read(fd, buf, len) },
-        |sock| taken(sock, buf, len, 0),
         |sock| careful_read(sock, Iov::single(buf, len), 0, true),
     )
 }
@@ -292,9 +275,9 @@ pub unsafe fn read(e: Entry, fd: c_int, buf: *mut c_void, len: size_t) -> ssize_
 ///
 /// # Safety
 /// As for the C function.
-pub unsafe fn readv(e: Entry, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+pub unsafe fn readv(fd: c_int, iov: *const iovec, count: c_int, _: Found) -> ssize_t {
     receive(
-        e,
+        fds::get(fd),
         fd,
         0,
         // SAFETY: the caller's own arguments.
@@ -319,25 +302,30 @@ unsafe fn vector(iov: *const iovec, count: c_int) -> Result<Iov, i32> {
 /// # Safety
 /// As for the C function.
 #[inline(never)]
-pub unsafe fn write(e: Entry, fd: c_int, buf: *const c_void, len: size_t) -> ssize_t {
+pub unsafe fn write(fd: c_int, buf: *const c_void, len: size_t, found: Found) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::write(fd, buf, len) };
-    send_buffer(e, fd, (buf, len), 0, kernel)
+    send_buffer(fd, (buf, len), 0, found, kernel)
 }
 
 /// writev.
 ///
 /// # Safety
 /// As for the C function.
-pub unsafe fn writev(e: Entry, fd: c_int, iov: *const iovec, count: c_int) -> ssize_t {
+pub unsafe fn writev(fd: c_int, iov: *const iovec, count: c_int, found: Found) -> ssize_t {
+    // SAFETY: the caller's own arguments.
+    let list = || unsafe { vector(iov, count) };
+    if let Some(n) = put(fd, found, 0, list) {
+        return n;
+    }
     send_way(
-        e,
+        fds::get(fd),
         fd,
         0,
         // SAFETY: the caller's own arguments.
         || unsafe { real::writev(fd, iov, count) },
         // SAFETY: likewise.
-        |sock| careful_writev(sock, unsafe { vector(iov, count) }, 0),
+        |sock| careful_writev(sock, list(), 0),
     )
 }
 
@@ -411,14 +399,22 @@ pub unsafe fn pwritev2(
 /// # Safety
 /// As for the C function.
 #[inline(never)]
-pub unsafe fn recv(e: Entry, fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t {
-    receive_quick(
-        e,
+pub unsafe fn recv(
+    fd: c_int,
+    buf: *mut c_void,
+    len: size_t,
+    flags: c_int,
+    found: Found,
+) -> ssize_t {
+    if let Some(n) = taken(fd, found, buf, len, flags) {
+        return n;
+    }
+    receive(
+        fds::get(fd),
         fd,
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::recv(fd, buf, len, flags) },
-        |sock| taken(sock, buf, len, flags),
         |sock| careful_receive(sock, buffer(buf, len, flags), flags, true),
     )
 }
@@ -437,13 +433,13 @@ fn buffer(buf: *const c_void, len: size_t, flags: c_int) -> Result<Iov, i32> {
 /// As for the C function.
 #[inline(never)]
 pub unsafe fn recvfrom(
-    e: Entry,
     fd: c_int,
     buf: *mut c_void,
     len: size_t,
     flags: c_int,
     addr: *mut sockaddr,
     addr_len: *mut socklen_t,
+    found: Found,
 ) -> ssize_t {
     let no_address = |n: ssize_t| {
         if n < 0 || addr.is_null() {
@@ -461,13 +457,15 @@ pub unsafe fn recvfrom(
         *len = 0;
         n
     };
-    receive_quick(
-        e,
+    if let Some(n) = taken(fd, found, buf, len, flags) {
+        return no_address(n);
+    }
+    receive(
+        fds::get(fd),
         fd,
         flags,
         // SAFETY: the caller's own arguments.
         || unsafe { real::recvfrom(fd, buf, len, flags, addr, addr_len) },
-        |sock| taken(sock, buf, len, flags).map(no_address),
         |sock| no_address(careful_receive(sock, buffer(buf, len, flags), flags, true)),
     )
 }
@@ -477,10 +475,16 @@ pub unsafe fn recvfrom(
 /// # Safety
 /// As for the C function.
 #[inline(never)]
-pub unsafe fn send(e: Entry, fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t {
+pub unsafe fn send(
+    fd: c_int,
+    buf: *const c_void,
+    len: size_t,
+    flags: c_int,
+    found: Found,
+) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::send(fd, buf, len, flags) };
-    send_buffer(e, fd, (buf, len), flags, kernel)
+    send_buffer(fd, (buf, len), flags, found, kernel)
 }
 
 /// `sizeof(struct sockaddr_storage)`
@@ -492,13 +496,13 @@ pub(super) const ADDRESS_MAX: socklen_t = 128;
 /// As for the C function.
 #[inline(never)]
 pub unsafe fn sendto(
-    e: Entry,
     fd: c_int,
     buf: *const c_void,
     len: size_t,
     flags: c_int,
     addr: *const sockaddr,
     addr_len: socklen_t,
+    found: Found,
 ) -> ssize_t {
     // SAFETY: the caller's own arguments.
     let kernel = || unsafe { real::sendto(fd, buf, len, flags, addr, addr_len) };
@@ -506,5 +510,5 @@ pub unsafe fn sendto(
         // The kernel refuses it, before it sends anything.
         return kernel();
     }
-    send_buffer(e, fd, (buf, len), flags, kernel)
+    send_buffer(fd, (buf, len), flags, found, kernel)
 }

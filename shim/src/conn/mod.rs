@@ -48,6 +48,8 @@ pub struct Conn {
     /// Its place in the table of the family.
     pub number: AtomicU32,
     pub phase: AtomicU32,
+    /// Errno of the kernel's that a call met after it had moved something, for the next call.
+    pub owed: AtomicU32,
     pub flags: AtomicU32,
     pub step: AtomicU32,
     /// Processes that hold it.
@@ -68,8 +70,6 @@ pub struct Conn {
     pub reason_to_send: AtomicU32,
     /// Counts the shutdowns: after each the kernel wakes all who wait for anything.
     pub shutdowns: AtomicU32,
-    /// Errno of the kernel's that a call met after it had moved something, for the next call.
-    pub owed: AtomicU32,
     /// Total bytes at which a claim is tried again; while it waits, at which it may be taken back.
     pub reclaim_at: AtomicU64,
     /// Clock of the last claim; then of the wish to have it back.

@@ -5,14 +5,14 @@ use libc::{c_int, c_void, iovec, off_t, size_t, sockaddr, socklen_t, ssize_t};
 use crate::real;
 
 hook! {
-    point(io) fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t;
-    point(io) fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t;
-    point(io) fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t;
-    point(io) fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t;
-    point(io) fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t;
-    point(io) fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t;
+    receive(io, 0) fn read(fd: c_int, buf: *mut c_void, len: size_t) -> ssize_t;
+    send(io) fn write(fd: c_int, buf: *const c_void, len: size_t) -> ssize_t;
+    receive(io, 0) fn readv(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t;
+    send(io) fn writev(fd: c_int, iov: *const iovec, count: c_int) -> ssize_t;
+    receive(io, flags) fn recv(fd: c_int, buf: *mut c_void, len: size_t, flags: c_int) -> ssize_t;
+    send(io) fn send(fd: c_int, buf: *const c_void, len: size_t, flags: c_int) -> ssize_t;
 
-    point(io) fn recvfrom(
+    receive(io, flags) fn recvfrom(
         fd: c_int,
         buf: *mut c_void,
         len: size_t,
@@ -21,7 +21,7 @@ hook! {
         addr_len: *mut socklen_t,
     ) -> ssize_t;
 
-    point(io) fn sendto(
+    send(io) fn sendto(
         fd: c_int,
         buf: *const c_void,
         len: size_t,

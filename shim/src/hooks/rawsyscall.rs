@@ -250,16 +250,17 @@ unsafe extern "C-unwind" fn on_descriptor(
                 _ => real::syscall(number, a, b, c, d, e, f),
             };
         }
+        let found = fds::sock(fd).map(|sock| sock.conn);
         match number {
-            libc::SYS_read => long(io::read(own, fd, b as _, c)),
-            libc::SYS_write => long(io::write(own, fd, b as _, c)),
-            libc::SYS_readv => long(io::readv(own, fd, b as _, int(c))),
-            libc::SYS_writev => long(io::writev(own, fd, b as _, int(c))),
+            libc::SYS_read => long(io::read(fd, b as _, c, found)),
+            libc::SYS_write => long(io::write(fd, b as _, c, found)),
+            libc::SYS_readv => long(io::readv(fd, b as _, int(c), found)),
+            libc::SYS_writev => long(io::writev(fd, b as _, int(c), found)),
             // The position is split over two arguments; on 64 bits the second one is unused.
             libc::SYS_preadv2 => long(io::preadv2(own, fd, b as _, int(c), d as _, int(f))),
             libc::SYS_pwritev2 => long(io::pwritev2(own, fd, b as _, int(c), d as _, int(f))),
-            libc::SYS_recvfrom => long(io::recvfrom(own, fd, b as _, c, int(d), e as _, f as _)),
-            libc::SYS_sendto => long(io::sendto(own, fd, b as _, c, int(d), e as _, uint(f))),
+            libc::SYS_recvfrom => long(io::recvfrom(fd, b as _, c, int(d), e as _, f as _, found)),
+            libc::SYS_sendto => long(io::sendto(fd, b as _, c, int(d), e as _, uint(f), found)),
             libc::SYS_recvmsg => long(msg::recvmsg(own, fd, b as _, int(c))),
             libc::SYS_sendmsg => long(msg::sendmsg(own, fd, b as _, int(c))),
             libc::SYS_recvmmsg => small(msg::recvmmsg(own, fd, b as _, uint(c), int(d), e as _)),
