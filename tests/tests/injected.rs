@@ -167,34 +167,45 @@ fn none_is_left_out() {
 struct Faulted<'a> {
     lab: &'a Lab,
     rule: &'a Rule,
-    at_server: bool,
-    delay: u32,
+    place: Place,
+}
+
+/// At the server, and after how many milliseconds.
+type Place = (bool, u32);
+
+/// Where a rule is tried. A program of its own is one process, from its start.
+fn places(rule: &Rule) -> impl Iterator<Item = Place> {
+    let all = [(false, 0), (true, 0), (false, 15), (true, 15)];
+    let (late, count) = (rule.late, if rule.case.is_some() { 1 } else { all.len() });
+    let tried = all.into_iter().take(count);
+    tried.filter(move |(_, delay)| late || *delay == 0)
 }
 
 impl Faulted<'_> {
     /// Server and client, and whether nothing went wrong. 0 for the error: the end of who makes the call.
     fn run(&self, error: i32) -> (Option<Outcome>, Outcome, bool) {
         let (lab, rule, port) = (self.lab, self.rule, net::free_port());
+        let (at_server, delay) = self.place;
         let program = ccase::compile("talk");
         let run = |words: String, faulted: bool| {
             let run = lab.eager(&program).words(&words).mode(rule.mode);
             match faulted {
-                true => faulty(run, rule, error, self.delay),
+                true => faulty(run, rule, error, delay),
                 false => run,
             }
         };
-        let server = run(format!("{} {port} 1", rule.server), self.at_server);
+        let server = run(format!("{} {port} 1", rule.server), at_server);
         let mut server = server.spawn();
         if !server.comes_up(port) {
             return (None, server.stop(), false);
         }
         // As many that it can be met on a busy machine, too.
         let count = if error == 0 { 3000 } else { 600 };
-        let client = run(format!("ask {port} {count} 0"), !self.at_server);
+        let client = run(format!("ask {port} {count} 0"), !at_server);
         let client = client.limit(Duration::from_secs(20)).finish();
         let good = client.success() && client.stdout.ends_with("\nend\n");
         // It ends with its connection; but who was killed may never have had one.
-        let ends = rule.server == "serve" && (self.at_server || error != 0);
+        let ends = rule.server == "serve" && (at_server || error != 0);
         let alive = server.alive();
         let server = if ends { server.finish() } else { server.stop() };
         let served = if ends {
@@ -229,10 +240,7 @@ fn each_call_fails() {
     let turn = std::process::id() as usize % 3;
     for rule in rules() {
         for (i, error) in rule.errors.iter().enumerate() {
-            for (at_server, delay) in PLACES {
-                if delay > 0 && !rule.late || rule.case.is_some() && (at_server || delay > 0) {
-                    continue;
-                }
+            for place in places(&rule) {
                 runs += 1;
                 if !full() && (runs + i) % 3 != turn {
                     continue;
@@ -243,15 +251,10 @@ fn each_call_fails() {
                     continue;
                 }
                 let (lab, rule) = (&lab, &rule);
-                let faulted = Faulted {
-                    lab,
-                    rule,
-                    at_server,
-                    delay,
-                };
+                let faulted = Faulted { lab, rule, place };
                 if let (client, server, false) = faulted.run(*error) {
                     let client = client.map_or("none".to_owned(), |c| c.to_string());
-                    let name = format!("{} error {error}, {at_server} {delay}", rule.name);
+                    let name = format!("{} error {error}, {place:?}", rule.name);
                     bad.push(format!("{name}: {client}\n{server}"));
                 }
             }
@@ -261,9 +264,6 @@ fn each_call_fails() {
     println!("{ran} of {runs} combinations, {} went wrong", bad.len());
     assert!(bad.is_empty(), "{}", bad.join("\n"));
 }
-
-/// At the server, and after how many milliseconds.
-const PLACES: [(bool, u32); 4] = [(false, 0), (true, 0), (false, 15), (true, 15)];
 
 /// Each rule is about a call that these programs make, at one end at least: here it is the end of who makes it. Of
 /// a rule that is never met, nothing is shown by the test above.
@@ -276,8 +276,8 @@ fn each_call_is_made() {
     let (mut tried, mut met, mut never) = (0, 0, Vec::new());
     for rule in rules() {
         let mut at = Vec::new();
-        for (at_server, delay) in PLACES {
-            if delay > 0 && !rule.late || !at.is_empty() && (!full() || rule.case.is_some()) {
+        for place in places(&rule) {
+            if !at.is_empty() && !full() {
                 continue;
             }
             tried += 1;
@@ -289,20 +289,15 @@ fn each_call_is_made() {
                     _ => lab.eager(ccase::compile(program)).arg(case),
                 };
                 let run = || run().limit(Duration::from_secs(10));
-                run().finish().success() && !faulty(run(), &rule, 0, delay).finish().success()
+                run().finish().success() && !faulty(run(), &rule, 0, 0).finish().success()
             } else {
                 let (lab, rule) = (&lab, &rule);
-                let faulted = Faulted {
-                    lab,
-                    rule,
-                    at_server,
-                    delay,
-                };
+                let faulted = Faulted { lab, rule, place };
                 let (client, server, _) = faulted.run(0);
                 killed(&server) || client.is_some_and(|client| killed(&client))
             };
             if made {
-                at.push((at_server, delay));
+                at.push(place);
             }
         }
         met += at.len();
