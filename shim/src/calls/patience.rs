@@ -221,11 +221,9 @@ impl Patience {
             }
             stop
         };
-        Some(match (done, stop.errno()) {
-            (0, Some(0)) => 0,
-            (0, Some(e)) => errno::fail(e),
-            (0, None) => ssize_t::from(ANEW),
-            (n, _) => n as ssize_t,
+        Some(match done {
+            0 => stop.result(),
+            n => n as ssize_t,
         })
     }
 }
@@ -290,13 +288,14 @@ fn below_lowat(sock: Sock) -> bool {
 }
 
 impl Stop {
-    fn errno(self) -> Option<i32> {
+    /// What a call gives that has moved nothing.
+    fn result(self) -> ssize_t {
         match self {
-            Stop::WouldBlock => Some(libc::EAGAIN),
-            Stop::Interrupted => Some(libc::EINTR),
-            Stop::Closed => Some(libc::EBADF),
-            Stop::Urgent => Some(0),
-            Stop::Anew => None,
+            Stop::WouldBlock => errno::fail(libc::EAGAIN),
+            Stop::Interrupted => errno::fail(libc::EINTR),
+            Stop::Closed => errno::fail(libc::EBADF),
+            Stop::Urgent => 0,
+            Stop::Anew => ssize_t::from(ANEW),
         }
     }
 }
