@@ -1,6 +1,7 @@
 /* What has woken a call that finds, when it runs at last, that it was changed meanwhile. */
 #include "sets.h"
 #include <sched.h>
+#include <stdatomic.h>
 #include <sys/syscall.h>
 
 /* All threads on one processor, and this one only when no other wants it: so what others do in
@@ -258,6 +259,73 @@ static void urgent_behind_bytes(void)
     }
 }
 
+enum { SIGNALS = 100 };
+
+struct disturbed {
+    int fd, polls;
+    atomic_int thread, ended, stop;
+};
+
+static void *closes_others(void *arg)
+{
+    struct disturbed *d = arg;
+    while (!d->stop)
+        close(dup(d->fd));
+    return NULL;
+}
+
+static void *is_signalled(void *arg)
+{
+    struct disturbed *d = arg;
+    int interrupted = 0;
+    char b[1];
+    actor('B');
+    d->thread = gettid();
+    while (d->ended < SIGNALS) {
+        struct pollfd one = {d->fd, POLLIN, 0};
+        int n = d->polls ? poll(&one, 1, -1) : recv(d->fd, b, 1, 0);
+        interrupted += n == -1 && errno == EINTR;
+        if (d->polls && n == 1)
+            recv_all(d->fd, b, 1);
+        d->ended++;
+    }
+    /* One that comes before the library has begun to wait is one before the call. */
+    trace("interrupted each time: %d", interrupted >= SIGNALS - 3);
+    return NULL;
+}
+
+/* Signals for a receive or a poll that is woken again and again for nothing, as other numbers of its connection are closed:
+ * each one ends it, whether it finds it asleep or not. */
+static void interrupts(int polls)
+{
+    struct pair p = warm_pair();
+    struct disturbed d = {.fd = p.server, .polls = polls};
+    struct sigaction action = {.sa_handler = nothing};
+    MUST(sigaction(SIGUSR1, &action, NULL));
+    pthread_t receiver = spawn_asleep(is_signalled, &d), closer = spawn_thread(closes_others, &d);
+    for (int i = 0; i < SIGNALS; i++) {
+        wait_asleep(d.thread);
+        pthread_kill(receiver, SIGUSR1);
+        for (int ms = 0; d.ended == i && ms < 5000; ms++)
+            sleep_ms(1);
+        if (d.ended == i)
+            send_all(p.client, "x", 1);
+        while (d.ended == i)
+            sleep_ms(1);
+    }
+    d.stop = 1;
+    join_thread(closer);
+    join_thread(receiver);
+    close_pair(&p);
+}
+
+static void interrupted_between_looks(void)
+{
+    interrupts(0);
+    interrupts(1);
+}
+
 MAIN({"closed_and_woken_at_once", closed_and_woken_at_once}, {"nothing_woken_by_room", nothing_woken_by_room},
      {"room_used_again", room_used_again}, {"stamped_meanwhile", stamped_meanwhile},
-     {"interrupted_and_woken_at_once", interrupted_and_woken_at_once}, {"urgent_behind_bytes", urgent_behind_bytes})
+     {"interrupted_and_woken_at_once", interrupted_and_woken_at_once}, {"urgent_behind_bytes", urgent_behind_bytes},
+     {"interrupted_between_looks", interrupted_between_looks})

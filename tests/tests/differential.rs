@@ -277,6 +277,7 @@ cases! { woken:
     stamped_meanwhile Fast,
     interrupted_and_woken_at_once Fast,
     urgent_behind_bytes Fast,
+    interrupted_between_looks Fast,
 }
 
 cases! { bulk:

@@ -16,6 +16,8 @@ pub(super) struct Patience {
     pub(super) nonblock: bool,
     option: c_int,
     goes_on: bool,
+    /// The call has begun to wait: a handler that runs from then on has interrupted it, in a sleep or between two.
+    waits: bool,
     /// Looked up when the call first has to wait: deadline, if there is one.
     deadline: Option<Option<u64>>,
     /// Urgent data is there. The kernel wakes a receive when it comes (whatever SO_RCVLOWAT has been
@@ -51,6 +53,7 @@ impl Patience {
             nonblock,
             option,
             goes_on: flags & GOES_ON != 0,
+            waits: false,
             deadline: None,
             urgent: false,
             nap: None,
@@ -75,7 +78,9 @@ impl Patience {
             return Err(Stop::Urgent);
         }
         let (sock, option) = (self.sock, self.option);
-        signals::forget();
+        if !std::mem::replace(&mut self.waits, true) {
+            signals::forget();
+        }
         if wait::spin::spin_for(sock, want) {
             self.sock = kept::again(sock).ok_or(Stop::Closed)?;
             return Ok(());

@@ -6,7 +6,7 @@ mod sleep;
 use crate::conn::ready::{self, IN};
 use crate::conn::{Sock, claim, kept, tx};
 use crate::fds::{self, Meaning};
-use crate::{clock, daemon, epoll, family, os, short, wait};
+use crate::{clock, daemon, epoll, family, os, short, signals, wait};
 use held::{Held, entry};
 use libc::pollfd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::*};
@@ -196,6 +196,7 @@ impl<'a> Polled<'a> {
         spun: &mut bool,
         mask: Option<*const libc::sigset_t>,
     ) -> Result<usize, i32> {
+        signals::forget();
         let count = self.list.len().min(room.len());
         self.held = room.get_mut(..count).unwrap_or(&mut []);
         held::hold(self.list, self.held);
@@ -211,7 +212,11 @@ impl<'a> Polled<'a> {
                     self.give_up();
                     return self.by_number(mask);
                 }
-                let slept = self.sleep(left, mask);
+                // A handler that has run since then, between two sleeps, ends it as one that runs in a sleep.
+                let slept = match signals::noted() {
+                    true => Err(libc::EINTR),
+                    false => self.sleep(left, mask),
+                };
                 if slept == Err(libc::EINTR) && self.renumber() {
                     // The kernel looks once more.
                     match self.by_number(mask)? {
