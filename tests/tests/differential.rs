@@ -205,6 +205,10 @@ cases! { waiting:
     set_without_room Fast,
 }
 
+cases! { roomless:
+    every_call Fast,
+}
+
 cases! { process:
     child_serves Fast,
     prefork Fast,

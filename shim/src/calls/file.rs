@@ -212,7 +212,7 @@ fn pipe_ready(pipe: c_int, events: i16, limit: Option<u64>) -> Result<i16, i32> 
     };
     loop {
         signals::forget();
-        match wait::doze(std::slice::from_mut(&mut one), limit, None) {
+        match wait::by_poll_or_select(std::slice::from_mut(&mut one), limit, None) {
             Err(libc::EINTR) if !signals::interrupts() => {}
             done => return done.map(|_| one.revents),
         }

@@ -2,7 +2,7 @@
 
 use crate::calls::waits;
 use crate::fds::{self, Meaning};
-use crate::pollset;
+use crate::pollset::{self, Call};
 use crate::{clock, errno, os, real, wait};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
@@ -12,16 +12,6 @@ const NOTHING: pollfd = pollfd {
     revents: 0,
 };
 
-/// What poll says of a number that means nothing.
-fn not_open(_: &pollfd) -> i16 {
-    libc::POLLNVAL
-}
-
-/// select refuses such a number when it begins. One that is closed while it sleeps is ready for everything.
-fn all_asked(one: &pollfd) -> i16 {
-    one.events
-}
-
 /// # Safety
 /// `fds` points to `count` entries of the program's, `mask` is null or a signal set.
 unsafe fn polling(
@@ -29,7 +19,7 @@ unsafe fn polling(
     count: nfds_t,
     timeout: Option<u64>,
     mask: *const sigset_t,
-    closed: fn(&pollfd) -> i16,
+    call: Call,
     kernel: impl FnOnce() -> c_int,
 ) -> c_int {
     // SAFETY: the caller's promise.
@@ -49,7 +39,7 @@ unsafe fn polling(
     let mask = (!mask.is_null()).then_some(mask);
     let result = if list.len() < pollset::SHORT {
         let mut scratch = [NOTHING; pollset::SHORT];
-        pollset::poll(list, &mut scratch, timeout, mask, closed)
+        pollset::poll(list, &mut scratch, timeout, mask, call)
     } else {
         let bytes = (list.len() + 1) * size_of::<pollfd>();
         match os::map_anonymous(bytes) {
@@ -57,7 +47,7 @@ unsafe fn polling(
                 // SAFETY: a fresh mapping of that size, unmapped below.
                 let scratch =
                     unsafe { std::slice::from_raw_parts_mut(at.cast::<pollfd>(), list.len() + 1) };
-                let result = pollset::poll(list, scratch, timeout, mask, closed);
+                let result = pollset::poll(list, scratch, timeout, mask, call);
                 os::munmap(at, bytes);
                 result
             }
@@ -79,7 +69,7 @@ pub unsafe fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     let kernel = || unsafe { real::poll(fds, count, timeout) };
     let limit = u64::try_from(timeout).ok().map(|ms| ms * 1_000_000);
     // SAFETY: likewise.
-    unsafe { polling(fds, count, limit, std::ptr::null(), not_open, kernel) }
+    unsafe { polling(fds, count, limit, std::ptr::null(), Call::Poll, kernel) }
 }
 
 /// A timespec as nanoseconds: `None` for null, an error for one that the kernel refuses.
@@ -115,7 +105,7 @@ pub unsafe fn ppoll(
         return kernel();
     };
     // SAFETY: likewise.
-    unsafe { polling(fds, count, limit, mask, not_open, kernel) }
+    unsafe { polling(fds, count, limit, mask, Call::Poll, kernel) }
 }
 
 /// poll's events for a descriptor in the read, write or except set, and the answers that put it
@@ -226,7 +216,7 @@ unsafe fn select_careful(
     };
     let (count, end) = (list.len() as nfds_t, timeout.map(clock::after));
     // SAFETY: the list itself.
-    let mut n = unsafe { polling(at, count, timeout, mask, all_asked, kernel) };
+    let mut n = unsafe { polling(at, count, timeout, mask, Call::Select, kernel) };
     if n < 0 || by_kernel {
         return n;
     }
@@ -236,10 +226,10 @@ unsafe fn select_careful(
             let mask = (!mask.is_null()).then_some(mask);
             // SAFETY: the list itself.
             let list = unsafe { std::slice::from_raw_parts_mut(at, count as usize) };
-            os::ppoll(list, left, mask).map_or_else(errno::fail, |n| n as c_int)
+            wait::by_poll_or_select(list, left, mask).map_or_else(errno::fail, |n| n as c_int)
         };
         // SAFETY: likewise.
-        unsafe { polling(at, count, left, mask, all_asked, rest) }
+        unsafe { polling(at, count, left, mask, Call::Select, rest) }
     };
     while n > 0 && !list.iter().any(answered) {
         // An end that was not asked for: select sleeps on, and of this one nothing else will come, or nothing that could be

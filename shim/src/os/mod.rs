@@ -28,6 +28,7 @@ mod memory;
 mod options;
 mod pass;
 mod process;
+mod select;
 mod socket;
 mod wait;
 
@@ -37,6 +38,7 @@ pub use memory::*;
 pub use options::*;
 pub use pass::*;
 pub use process::*;
+pub use select::*;
 pub use socket::*;
 pub use wait::*;
 

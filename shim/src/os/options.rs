@@ -160,8 +160,8 @@ pub fn tcp_bytes(fd: c_int) -> Result<TcpBytes> {
     })
 }
 
-/// What poll would say of a TCP connection, as far as other calls tell: where RLIMIT_NOFILE is 0, poll itself refuses a
-/// list of one. Not an error that is pending, which they would take.
+/// What poll would say of a TCP connection, as far as other calls tell, where poll and select are refused. Not an
+/// error that is pending, which they would take.
 #[cold]
 pub(super) fn without_poll(fd: c_int, events: i16) -> Result<i16> {
     const HERE: i16 = libc::POLLIN | libc::POLLRDNORM;

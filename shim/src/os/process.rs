@@ -24,8 +24,13 @@ pub fn on_signal_stack() -> bool {
 }
 
 pub fn sleep_ns(ns: u64) {
+    let _ = nap(ns);
+}
+
+/// As [`sleep_ns`], where a signal ends it.
+pub fn nap(ns: u64) -> Result<()> {
     let time = timespec(ns);
-    let _ = call!(libc::SYS_nanosleep, &raw const time, 0);
+    call!(libc::SYS_nanosleep, &raw const time, 0).map(drop)
 }
 
 pub fn timespec(ns: u64) -> libc::timespec {

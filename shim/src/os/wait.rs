@@ -12,7 +12,22 @@ pub fn poll_one(fd: c_int, events: i16, timeout_ms: c_int) -> Result<i16> {
     match call!(libc::SYS_poll, &raw mut one, 1, timeout_ms) {
         Ok(_) => Ok(one.revents),
         Err(libc::EINTR) => Err(libc::EINTR),
-        Err(e) => super::options::without_poll(fd, events).map_err(|_| e),
+        Err(_) => refused(one, timeout_ms),
+    }
+}
+
+/// [`poll_one`] where poll is refused.
+#[cold]
+fn refused(mut one: libc::pollfd, timeout_ms: c_int) -> Result<i16> {
+    let limit = u64::try_from(timeout_ms).ok().map(|ms| ms * 1_000_000);
+    match super::select(std::slice::from_mut(&mut one), limit, None) {
+        Ok(_) => Ok(one.revents),
+        Err(libc::EINTR) => Err(libc::EINTR),
+        // Who asks in turns is not to do it without a pause.
+        Err(_) => match super::options::without_poll(one.fd, one.events)? {
+            0 if timeout_ms != 0 => super::nap(1_000_000).map(|()| 0),
+            seen => Ok(seen),
+        },
     }
 }
 

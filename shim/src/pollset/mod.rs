@@ -24,6 +24,24 @@ fn careful(fd: i32) -> Option<Sock> {
     fds::sock(fd).filter(|sock| sock.careful())
 }
 
+/// What the program has called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Poll,
+    Select,
+}
+
+impl Call {
+    /// The answer for an entry whose number was closed while the call slept, and means nothing. select, which refuses such
+    /// a number when it begins, has it ready for everything.
+    fn closed(self, one: &pollfd) -> i16 {
+        match self {
+            Call::Poll => libc::POLLNVAL,
+            Call::Select => one.events,
+        }
+    }
+}
+
 /// A list on its way through the state machine.
 struct Polled<'a> {
     list: &'a mut [pollfd],
@@ -31,8 +49,7 @@ struct Polled<'a> {
     scratch: &'a mut [pollfd],
     /// Empty before the first sleep.
     held: &'a mut [Held],
-    /// The answer for an entry whose number was closed while the poll slept, and means nothing.
-    closed: fn(&pollfd) -> i16,
+    call: Call,
     /// There is such a number.
     renamed: bool,
     /// And something has come that wakes the kernel's poll, which looks at what the numbers mean then.
@@ -58,13 +75,13 @@ pub fn prepare(list: &[pollfd]) -> bool {
     found
 }
 
-/// Polls `list`; `scratch` has one place more. Gives the number of entries with events. `closed`: see [`Polled`].
+/// Polls `list`; `scratch` has one place more. Gives the number of entries with events.
 pub fn poll(
     list: &mut [pollfd],
     scratch: &mut [pollfd],
     timeout: Option<u64>,
     mask: Option<*const libc::sigset_t>,
-    closed: fn(&pollfd) -> i16,
+    call: Call,
 ) -> Result<usize, i32> {
     // None is short any more.
     for one in list.iter() {
@@ -74,7 +91,7 @@ pub fn poll(
         list,
         scratch,
         held: &mut [],
-        closed,
+        call,
         renamed: false,
         woken: false,
     };
@@ -296,7 +313,7 @@ impl<'a> Polled<'a> {
             if self.held.get(i).is_some_and(Held::closed) {
                 one.revents = match copy.revents & libc::POLLNVAL {
                     0 => answer(one, careful(one.fd), None, copy.revents),
-                    _ => (self.closed)(one),
+                    _ => self.call.closed(one),
                 };
             }
             // Beyond these it was woken only.
@@ -351,7 +368,12 @@ impl<'a> Polled<'a> {
 
     fn ask(&mut self, mask: Option<*const libc::sigset_t>) -> Result<(), i32> {
         let asked = self.scratch.get_mut(..self.list.len()).unwrap_or(&mut []);
-        os::ppoll(asked, Some(0), mask).map(drop)
+        match os::ppoll(asked, Some(0), mask) {
+            Err(e) if e != libc::EINTR && self.call == Call::Select => {
+                os::select(asked, Some(0), mask).map(drop)
+            }
+            done => done.map(drop),
+        }
     }
 
     /// Fills in the program's results. Gives the number of entries with events.

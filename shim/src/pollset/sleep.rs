@@ -1,7 +1,7 @@
 //! The sleep of a poll: on the TCP sockets and the doorbell of a context.
 
-use super::Polled;
 use super::held::Held;
+use super::{Call, Polled};
 use crate::conn::{ready, tx};
 use crate::ctx::{self, Ctx};
 use crate::{daemon, family, fds, lgr, wait};
@@ -104,7 +104,11 @@ impl Polled<'_> {
                 };
             }
             let asked = self.scratch.get_mut(..=count).unwrap_or(&mut []);
-            let result = wait::doze(asked, if found { Some(0) } else { limit }, mask);
+            let limit = if found { Some(0) } else { limit };
+            let result = match self.call {
+                Call::Poll => wait::doze(asked, limit, mask),
+                Call::Select => wait::by_poll_or_select(asked, limit, mask),
+            };
             // SAFETY: lives in this frame.
             unsafe { (*at).rung = asked.last().is_some_and(|bell| bell.revents != 0) };
             result

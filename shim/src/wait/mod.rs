@@ -141,6 +141,42 @@ pub fn doze(
     })
 }
 
+/// As [`doze`], for what the program has not called poll for: RLIMIT_NOFILE bounds poll's lists.
+pub fn by_poll_or_select(
+    fds: &mut [libc::pollfd],
+    limit: Option<u64>,
+    mask: Option<*const libc::sigset_t>,
+) -> Result<usize, i32> {
+    match doze(fds, limit, mask) {
+        Err(e) if e != libc::EINTR => by_select(fds, limit, mask).map_err(|other| match other {
+            libc::EINTR => other,
+            _ => e,
+        }),
+        done => done,
+    }
+}
+
+#[cold]
+fn by_select(
+    fds: &mut [libc::pollfd],
+    limit: Option<u64>,
+    mask: Option<*const libc::sigset_t>,
+) -> Result<usize, i32> {
+    let mut sets = os::Sets::of(fds).ok_or(libc::EINVAL)?;
+    let time = sets.limit(limit).map(os::timespec);
+    let time = time.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    let [read, write, except] = sets.pointers();
+    errno::keep(|| {
+        let (count, mask) = (sets.count(), mask.unwrap_or(std::ptr::null()));
+        // SAFETY: the sets live in this frame, as does the time; the program's signal set.
+        match unsafe { real::pselect(count, read, write, except, time, mask) } {
+            0.. => Ok(()),
+            _ => Err(errno::get()),
+        }
+    })?;
+    Ok(sets.tell(fds))
+}
+
 /// Sleeps until the connection may have something for a call that wants `want`. `deadline` is in
 /// monotonic nanoseconds.
 pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
@@ -217,7 +253,7 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
         if let Some(tcp) = fds.first_mut() {
             tcp.events = events;
         }
-        let result = doze(&mut fds, limit, None);
+        let result = by_poll_or_select(&mut fds, limit, None);
         let [tcp, bell] = fds;
         told = tcp.revents;
         // SAFETY: lives in this frame.
@@ -238,9 +274,11 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
         Ok(_) => Wake::Ready,
         Err(libc::EINTR) => Wake::Interrupted,
         Err(_) => {
-            // RLIMIT_NOFILE allows no list of two: as without a doorbell.
-            os::sleep_ns(limit.map_or(BLIND_NS, |ns| ns.min(BLIND_NS)));
-            Wake::Ready
+            // Refused: as without a doorbell.
+            match os::nap(limit.map_or(BLIND_NS, |ns| ns.min(BLIND_NS))) {
+                Ok(()) => Wake::Ready,
+                Err(_) => Wake::Interrupted,
+            }
         }
     }
 }
