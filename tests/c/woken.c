@@ -259,6 +259,37 @@ static void urgent_behind_bytes(void)
     }
 }
 
+static void splices_last(void *arg)
+{
+    struct pair *p = arg;
+    int ends[2];
+    close(p->client);
+    close(p->listener);
+    MUST(pipe(ends));
+    warm_server(p->server);
+    run_last();
+    R(splice(p->server, NULL, ends[1], NULL, 16, 0));
+}
+
+/* The same from another process, which cannot put what is unread of its ring into TCP before the urgent data. The reader has to
+ * find both at once, which it does in some of the rounds. */
+static void urgent_behind_bytes_of_another(void)
+{
+    on_one_processor();
+    for (int i = 0; i < 12; i++) {
+        struct pair p = connected();
+        pid_t child = spawn_child('B', splices_last, &p);
+        close(p.server);
+        warm_client(p.client);
+        wait_asleep(child);
+        send_all(p.client, "s", 1);
+        R(send(p.client, "!", 1, MSG_OOB));
+        join_child(child);
+        p.server = -1;
+        close_pair(&p);
+    }
+}
+
 enum { SIGNALS = 100 };
 
 struct disturbed {
@@ -328,4 +359,5 @@ static void interrupted_between_looks(void)
 MAIN({"closed_and_woken_at_once", closed_and_woken_at_once}, {"nothing_woken_by_room", nothing_woken_by_room},
      {"room_used_again", room_used_again}, {"stamped_meanwhile", stamped_meanwhile},
      {"interrupted_and_woken_at_once", interrupted_and_woken_at_once}, {"urgent_behind_bytes", urgent_behind_bytes},
+     {"urgent_behind_bytes_of_another", urgent_behind_bytes_of_another},
      {"interrupted_between_looks", interrupted_between_looks})

@@ -281,6 +281,7 @@ cases! { woken:
     stamped_meanwhile Fast,
     interrupted_and_woken_at_once Fast,
     urgent_behind_bytes Fast,
+    urgent_behind_bytes_of_another Fast,
     interrupted_between_looks Fast,
 }
 
