@@ -53,7 +53,14 @@ pub unsafe fn ctl(e: Entry, epfd: c_int, op: c_int, fd: c_int, event: *mut epoll
                 && op == libc::EPOLL_CTL_ADD
             {
                 // Nested: the outer set sees only what the kernel knows.
-                errno::keep(|| epoll::watched(inner));
+                errno::keep(|| {
+                    if epoll::watched(inner) {
+                        epoll::look_into();
+                    }
+                });
+                if let Some(outer) = set {
+                    outer.note_outer();
+                }
             }
             result
         }
@@ -88,8 +95,8 @@ unsafe fn waiting(
         return kernel();
     }
     let mut left = timeout;
-    if set.foreign() {
-        errno::keep(|| epoll::adopt(index));
+    if set.special() {
+        errno::keep(|| epoll::before_wait(set));
     }
     if !set.rings() {
         let began = clock::ticks();

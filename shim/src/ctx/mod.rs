@@ -39,6 +39,13 @@ impl Ctx {
         os::ring(self.bell);
     }
 
+    /// As [`Ctx::ring`], unless it rings already: to ring anew would be news to who watches it edge-triggered.
+    pub fn ring_once(self) {
+        if os::poll_one(self.bell, libc::POLLIN, 0) != Ok(libc::POLLIN) {
+            self.ring();
+        }
+    }
+
     pub fn give_back(self) {
         if let Some(state) = STATE.get(self.number as usize) {
             state.store(1, Release);

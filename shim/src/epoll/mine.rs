@@ -87,7 +87,14 @@ impl Set {
         self.unlist(view, mine);
         if mine.counted.swap(0, Relaxed) != 0 {
             self.handed.fetch_add(1, AcqRel);
-            self.count.fetch_sub(1, AcqRel);
+            if self.count.fetch_sub(1, AcqRel) == 1
+                && self.foreign()
+                && let Some(ctx) = self.ctx()
+                && !ctx.word().sleepers()
+            {
+                // The kernel knows all of it now, and whoever watches the set hears the doorbell as well.
+                ctx.drain();
+            }
         }
     }
 

@@ -34,6 +34,6 @@ pub use output::absorb;
 pub use reg::{any as registered, forget};
 pub use set::MAX as SETS;
 pub use set::{create, duplicated, forked, forking, get as known, set_closed};
-pub use share::{adopt, before_program, passed, returned, surrender};
+pub use share::{before_program, before_wait, look_into, passed, returned, surrender};
 pub use sift::{tells, watched};
 pub use wait::wait;

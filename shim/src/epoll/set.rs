@@ -19,6 +19,10 @@ pub const INHERITED: u32 = 1;
 pub const KERNEL_ONLY: u32 = 2;
 pub const PASSED: u32 = 3;
 
+/// Bits of [`Set::marks`]: it has gone over a fork; another set was entered in it.
+const SPREAD: u32 = 1;
+const OUTER: u32 = 2;
+
 /// Registrations of a set that are converted at a time.
 const CURIOUS: usize = 8;
 
@@ -28,8 +32,8 @@ pub struct Set {
     epfd: AtomicI32,
     /// Not zero: only the kernel sees all of it.
     pub foreign: AtomicU32,
-    /// Not zero: it has gone over a fork.
-    spread: AtomicU32,
+    /// [`SPREAD`], [`OUTER`].
+    marks: AtomicU32,
     /// Not zero: programs may have it that do not know our tags.
     pub given: AtomicU32,
     /// Names the set in the family.
@@ -72,7 +76,7 @@ static SETS: [Set; MAX] = [const {
         refs: AtomicU32::new(0),
         epfd: AtomicI32::new(-1),
         foreign: AtomicU32::new(0),
-        spread: AtomicU32::new(0),
+        marks: AtomicU32::new(0),
         given: AtomicU32::new(0),
         id: AtomicU32::new(0),
         home: AtomicU32::new(0),
@@ -118,7 +122,7 @@ pub fn forking() {
     secret();
     if family::table().is_some() {
         for set in live() {
-            set.spread.store(1, Relaxed);
+            set.marks.fetch_or(SPREAD, Relaxed);
             set.table();
         }
     }
@@ -181,7 +185,7 @@ pub fn create(epfd: c_int) {
             HIGH.fetch_max(index as u32 + 1, Relaxed);
             set.epfd.store(epfd, Relaxed);
             set.foreign.store(0, Relaxed);
-            set.spread.store(0, Relaxed);
+            set.marks.store(0, Relaxed);
             set.given.store(0, Relaxed);
             set.home.store(0, Relaxed);
             set.once.store(0, Relaxed);
@@ -337,7 +341,22 @@ impl Set {
 
     /// Whether it has gone over a fork.
     pub fn spread(&self) -> bool {
-        self.spread.load(Acquire) != 0
+        self.marks.load(Acquire) & SPREAD != 0
+    }
+
+    /// Another set has been entered in it.
+    pub fn note_outer(&self) {
+        self.marks.fetch_or(OUTER, AcqRel);
+    }
+
+    pub fn outer(&self) -> bool {
+        self.marks.load(Acquire) & OUTER != 0
+    }
+
+    /// Whether there may be something to do before it is waited on.
+    pub fn special(&self) -> bool {
+        self.foreign.load(Acquire) != 0
+            || self.marks.load(Acquire) != 0 && (self.outer() || self.used_elsewhere())
     }
 
     /// Whether it came over a fork.

@@ -3,7 +3,9 @@
 
 use super::reg::{self, Reg, state};
 use super::set::{self, KERNEL_ONLY, PASSED, Set};
+use super::sift::tells;
 use super::table::Table;
+use super::wait::settle_bell;
 use super::{afar, convert, dormant, shown};
 use crate::conn::{Conn, Sock, revert, rx};
 use crate::{family, fds, os};
@@ -32,6 +34,28 @@ pub fn adopt(index: u32) {
     escape(index);
     // Others look at the kernel's set: what a wait tells of is to be gone from there, so that each asks it too.
     set.looked.store(0, Relaxed);
+}
+
+/// The set is about to be waited on, and [`Set::special`].
+#[cold]
+pub fn before_wait(set: &Set) {
+    if set.outer() {
+        look_into();
+    }
+    if set.foreign() {
+        adopt(set.index());
+    }
+}
+
+/// A set with others in it is about to be looked at, or to get one. The kernel looks whether these have something: a doorbell
+/// is not to ring for what was taken by a call that does not know of sets, and our tags are not to be news.
+pub fn look_into() {
+    for inner in set::live().filter(|inner| inner.rings() && inner.foreign()) {
+        settle_bell(inner);
+        if !inner.quiet() && !inner.any_hot(|reg| reg.report(false) != 0) {
+            tells(inner.index());
+        }
+    }
 }
 
 /// The set goes to a process that does not know our tags.

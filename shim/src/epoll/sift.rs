@@ -25,13 +25,16 @@ pub fn watched(index: u32) -> bool {
     } else {
         share::escape(index);
     }
-    let Some(set) = set::get(index).filter(|set| set.ctx().is_some()) else {
+    if set::get(index).is_some_and(Set::outer) {
+        share::look_into();
+    }
+    let Some((set, ctx)) = set::get(index).and_then(|set| Some((set, set.ctx()?))) else {
         return false;
     };
     // What lies on a ring until it is drained, the doorbell tells of.
     let rings = set.rings();
     match rings && set.any_hot(|reg| reg.report(false) != 0) {
-        true => os::ring(set.bell.load(Acquire)),
+        true => ctx.ring_once(),
         false => set.hush(),
     }
     rings
@@ -47,14 +50,17 @@ pub fn tells(index: u32) -> bool {
         // A sandbox may forbid what follows.
         return true;
     };
-    set.hush();
     let held = table.lists.lock();
     let others = set.sift(None);
     table.lists.unlock(held);
-    let ours = set.any_hot(|reg| reg.report(false) != 0);
-    if ours {
+    let ours = || set.any_hot(|reg| reg.report(false) != 0);
+    if !ours() {
+        set.hush();
+    }
+    let ours = ours();
+    if ours && let Some(ctx) = set.ctx() {
         // Whoever sleeps on the set has not been told of it either.
-        os::ring(set.bell.load(Acquire));
+        ctx.ring_once();
     }
     ours || others != Some(false)
 }

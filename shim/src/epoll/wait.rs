@@ -200,9 +200,11 @@ pub fn settle_bell(set: &Set) {
     if set.foreign()
         && let Some(ctx) = set.ctx()
     {
-        ctx.drain();
+        if !promising(set) {
+            ctx.drain();
+        }
         if promising(set) {
-            ctx.ring();
+            ctx.ring_once();
         }
     }
 }
