@@ -31,6 +31,10 @@ pub struct Standing {
 
 /// How long is looked at idle processes.
 const IDLE: Duration = Duration::from_secs(3);
+/// When the client is ready the others may still be at its last messages: so long is waited for a time of [`QUIET`] in
+/// which nobody does anything. Who never comes to rest is measured as he is.
+const SETTLED: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_millis(50);
 
 /// What one leg gives.
 #[derive(Debug)]
@@ -97,7 +101,14 @@ fn hold(leg: Leg, connections: u32) -> Result<Held, String> {
     let daemon_us = (Cost::of_process(daemon) - daemon_before).cpu_s * 1e6;
     let memory_kb = processes.iter().map(|p| proportional_kb(*p)).sum();
 
-    let before = cost();
+    let mut before = cost();
+    for _ in 0..SETTLED.as_millis() / QUIET.as_millis() {
+        std::thread::sleep(QUIET);
+        let last = std::mem::replace(&mut before, cost());
+        if last == before {
+            break;
+        }
+    }
     std::thread::sleep(IDLE);
     let idle_percent = (cost() - before) / IDLE.as_secs_f64() * 100.0;
 

@@ -263,7 +263,10 @@ pub fn set_closed(index: u32, fd: c_int) {
 pub fn forked() {
     let mut homes = 0;
     for set in live() {
-        set.foreign.fetch_max(INHERITED, Relaxed);
+        // What it has to tell of rings is found anew at its first use, also where the parent's use came behind a relative's.
+        if set.foreign.load(Relaxed) != PASSED {
+            set.foreign.store(INHERITED, Relaxed);
+        }
         set.count.store(0, Relaxed);
         set.active.forked();
         if let Some(slot) = set.home.load(Relaxed).checked_sub(1) {

@@ -238,6 +238,10 @@ impl Model {
             }
         } else if !self.edges {
             let how = self.below(3) as i64;
+            // posix_spawn blocks all signals, and the kernel then wakes another thread for a child that ends meanwhile: a
+            // receive whose number was closed begins anew without it.
+            let sleeper = self.ends.iter().flatten().any(|end| end.receiver);
+            let how = if sleeper { how.max(1) } else { how };
             self.push(actor, "spawn", &[how]);
         }
     }
