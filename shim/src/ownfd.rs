@@ -17,6 +17,12 @@ fn base() -> Result<usize, i32> {
     Ok((limit - limit / 4).min(16_000))
 }
 
+/// Whether half of the numbers that may be ours are taken, by one that [`raise`] has given.
+pub fn scarce(fd: c_int) -> bool {
+    let limit = os::descriptor_limit();
+    base().is_ok_and(|base| fd as usize >= base + limit.saturating_sub(base) / 2)
+}
+
 /// Moves a new descriptor of ours up.
 pub fn raise(fd: c_int) -> Result<c_int, i32> {
     let high = base().and_then(|base| os::fcntl(fd, libc::F_DUPFD_CLOEXEC, base));

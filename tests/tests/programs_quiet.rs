@@ -511,3 +511,66 @@ print(time.monotonic() - began)";
         "{smc:?}, {tcp:?} on TCP"
     );
 }
+
+/// More threads asleep than there are numbers for two descriptors of the library's each: what comes later has a doorbell all the
+/// same, and nobody looks again and again.
+#[test]
+fn beds_leave_room_for_doorbells() {
+    if plain_only() {
+        return;
+    }
+    const SERVER: &str = "import resource, socket, sys, threading
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024))
+threading.stack_size(65536)
+listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))
+def serve(end):
+    while piece := end.recv(64):
+        end.sendall(piece)
+while True:
+    threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()";
+    const CLIENT: &str = "import socket, sys
+ends = []
+for count in map(int, iter(sys.stdin.readline, '')):
+    ends += [socket.create_connection(('127.0.0.1', int(sys.argv[1]))) for _ in range(count)]
+    for turn in range(60):
+        for end in ends:
+            end.sendall(b'%d' % turn)
+            assert end.recv(64) == b'%d' % turn
+    print('in all', len(ends), flush=True)";
+    let lab = Lab::start();
+    let port = net::free_port();
+    let input = lab.dir().join("input");
+    let mut open = tests::process::fifo(&input);
+    let run = |program| {
+        let run = lab.eager("python3").env("SMCLO_SPIN_US", "0");
+        run.args(["-c", program, &port.to_string()])
+    };
+    let server = run(SERVER).spawn().listening(port);
+    let client = run(CLIENT).stdin(&input).spawn();
+    let mut more = |count: usize, all: usize| {
+        use std::io::Write;
+        writeln!(open, "{count}").expect("a reader");
+        let done = || client.stdout().contains(&format!("in all {all}\n"));
+        assert!(net::wait_until(Duration::from_secs(30), done), "{all}");
+    };
+    let descriptors = |kind: &str| {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("the server");
+        let links = all
+            .flatten()
+            .filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        links
+            .filter(|link| link.to_string_lossy().contains(kind))
+            .count()
+    };
+    more(100, 100);
+    let beds = descriptors("eventpoll");
+    assert!((5..=40).contains(&beds), "{beds} beds");
+    more(100, 200);
+    let doorbells = descriptors("timerfd");
+    assert!(doorbells >= 200, "{doorbells} doorbells");
+    drop(open);
+    client.finish().ok();
+    server.stop();
+    let share = lab.settled().share_smc(&Stats::zero());
+    assert!(share > 0.8, "{share} over SMC");
+}

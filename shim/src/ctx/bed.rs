@@ -10,10 +10,12 @@ use crate::conn::Sock;
 use crate::{errno, os, ownfd, real};
 use protocol::shm::wait::CONTEXTS;
 use std::ffi::c_int;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering::*};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering::*};
 
 /// Sleeps of a context in a row on one connection before it has a bed: it costs three system calls.
-const NIGHTS: u32 = 8;
+const NIGHTS: i32 = 8;
+/// How many more when there was none to be had.
+const LATER: i32 = 1000;
 /// What TCP may tell of a connection that is at rest on its ring, and a receive of which sleeps.
 pub const EVENTS: i16 = libc::POLLIN | libc::POLLRDNORM | libc::POLLPRI | libc::POLLRDHUP;
 /// What the doorbell's events carry; those of a connection carry a number of their own.
@@ -25,7 +27,7 @@ struct Bed {
     set: AtomicI32,
     /// The connection that slept here last, see [`name`], and how often in a row.
     last: AtomicU64,
-    nights: AtomicU32,
+    nights: AtomicI32,
     /// The one that is entered, or 0; by which descriptor, and what its events carry.
     guest: AtomicU64,
     fd: AtomicI32,
@@ -38,7 +40,7 @@ static BEDS: [Bed; CONTEXTS] = [const {
     Bed {
         set: AtomicI32::new(0),
         last: AtomicU64::new(0),
-        nights: AtomicU32::new(0),
+        nights: AtomicI32::new(0),
         guest: AtomicU64::new(0),
         fd: AtomicI32::new(0),
         tag: AtomicU64::new(0),
@@ -89,7 +91,9 @@ impl Bed {
     fn admit(&self, ctx: Ctx, sock: Sock, name: u64) -> Result<(), i32> {
         self.put_out();
         let set = match self.set.load(Relaxed) {
-            0 => self.make(ctx)?,
+            0 => self
+                .make(ctx)
+                .inspect_err(|_| self.nights.store(-LATER, Relaxed))?,
             set => set - 1,
         };
         let tag = self.tag.load(Relaxed) + 1;
@@ -105,6 +109,11 @@ impl Bed {
 
     fn make(&self, ctx: Ctx) -> Result<c_int, i32> {
         let set = os::epoll_create().and_then(ownfd::raise)?;
+        // A bed spares a system call, but who has no doorbell has to look again and again.
+        if ownfd::scarce(set) {
+            ownfd::close(set);
+            return Err(libc::EMFILE);
+        }
         self.set.store(set + 1, Release);
         let entered = enter(set, ctx.bell, libc::POLLIN, BELL);
         if entered.is_err() {
