@@ -86,7 +86,7 @@ reasons! {
     PROTOCOL = 0x0a00_001b, "the peer broke the protocol";
     SPLICED = 0x0a00_001d, "the program splices: TCP passes such bytes on without a copy";
     SANDBOX = 0x0a00_0020, "the process has entered a seccomp sandbox, or one of the two is in one and they cannot wake each other";
-    NO_ROOM = 0x0a00_001c, "more connections than the library's table holds";
+    NO_ROOM = 0x0a00_001c, "more connections, or threads asleep on them, than the library's tables hold";
     POLICY_LIMIT = 0x0a00_0022, "as many accelerated connections as the policy allows this process";
     NETNS = 0x0a00_0030, "in a network namespace that smclod may not look into (it needs to be root, or CAP_SYS_ADMIN, CAP_SYS_PTRACE and CAP_NET_RAW)";
     UNPROVEN = 0x0a00_0031, "ends in different network namespaces, and no packets showed that they are one connection";

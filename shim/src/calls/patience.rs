@@ -1,12 +1,16 @@
 //! How a receive or send waits: time limits, signals, numbers that come to mean something else meanwhile.
 
 use super::transfer::{ANEW, GOES_ON};
-use crate::conn::{Sock, flag, kept, phase, ready, rx};
+use crate::conn::{Sock, flag, kept, phase, ready, revert, rx};
 use crate::fds::{self, Meaning};
 use crate::wait::{self, Wake, Want};
 use crate::{clock, errno, os, sandbox, signals};
 use libc::{c_int, ssize_t};
+use protocol::reason;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed};
+
+/// Looks of a millisecond, each a hundredth of a core, before it is better to sleep in the kernel.
+const BLIND_MOST: u32 = 100;
 
 /// How a call may wait.
 pub(super) struct Patience {
@@ -23,6 +27,8 @@ pub(super) struct Patience {
     /// Urgent data is there. The kernel wakes a receive when it comes (whatever SO_RCVLOWAT has been
     /// set to meanwhile), not again while it stays.
     pub(super) urgent: bool,
+    /// Sleeps in which nobody could have rung.
+    blind: u32,
     /// Longest sleep before a look at what nobody rings for.
     pub(super) nap: Option<u64>,
     /// Whatever ends a wait, what SO_RCVLOWAT has kept from ending it is taken first.
@@ -56,6 +62,7 @@ impl Patience {
             waits: false,
             deadline: None,
             urgent: false,
+            blind: 0,
             nap: None,
             takes_first: false,
             over: None,
@@ -104,6 +111,10 @@ impl Patience {
         };
         let before = edges();
         let mut wake = wait::sleep(sock, want, until);
+        if wake == Wake::Blind {
+            wake = Wake::Ready;
+            self.look_no_more(want);
+        }
         // Rung for nothing that the kernel would wake for, as it does when an option changes, or an own shutdown.
         while wake == Wake::Ready
             && want != Want::Out
@@ -131,13 +142,25 @@ impl Patience {
             }
             Wake::Interrupted => return self.begin_anew(),
             Wake::Urgent => self.urgent = true,
-            Wake::Ready => {}
+            Wake::Ready | Wake::Blind => {}
         }
         if done == 0 && sandbox::gives_to_kernel(sock) && deadline.is_none() && self.named() {
             return Err(Stop::Anew);
         }
         self.sock = kept::again(sock).ok_or(Stop::Closed)?;
         Ok(())
+    }
+
+    /// A receive for which there is no doorbell has slept in vain: after so many times its connection is TCP's, which wakes it.
+    /// A send that finds no room goes there by itself.
+    fn look_no_more(&mut self, want: Want) {
+        self.blind += 1;
+        if self.blind == BLIND_MOST
+            && want != Want::Out
+            && let Some(sock) = kept::again(self.sock)
+        {
+            revert::leave(sock, reason::NO_ROOM);
+        }
     }
 
     /// Whether the call, which has moved nothing, can be begun anew as the kernel's own: the connection is TCP's for good, and

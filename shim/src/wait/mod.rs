@@ -29,6 +29,8 @@ pub enum Wake {
     Ready,
     /// Look again: urgent data has come, and nothing else that can be seen.
     Urgent,
+    /// Look again, and often: nobody can ring, see [`BLIND_NS`].
+    Blind,
     TimedOut,
     /// A signal handler ran.
     Interrupted,
@@ -270,6 +272,7 @@ pub fn sleep(sock: Sock, want: Want, deadline: Option<u64>) -> Wake {
     }
     match result {
         Ok(0) if deadline.is_some_and(|end| clock::now() >= end) => Wake::TimedOut,
+        Ok(0) if may_ring && !watched => Wake::Blind,
         Ok(_) if told & (ready::IN | libc::POLLPRI) == libc::POLLPRI => Wake::Urgent,
         Ok(_) => Wake::Ready,
         Err(libc::EINTR) => Wake::Interrupted,
