@@ -4,7 +4,7 @@ use super::transfer::{ANEW, GOES_ON};
 use crate::conn::{Sock, flag, kept, phase, ready, revert, rx};
 use crate::fds::{self, Meaning};
 use crate::wait::{self, Wake, Want};
-use crate::{clock, errno, os, sandbox, signals};
+use crate::{clock, errno, lgr, os, sandbox, signals};
 use libc::{c_int, ssize_t};
 use protocol::reason;
 use std::sync::atomic::{AtomicU32, Ordering::Acquire, Ordering::Relaxed};
@@ -152,13 +152,15 @@ impl Patience {
     }
 
     /// A receive for which there is no doorbell has slept in vain: after so many times its connection is TCP's, which wakes it.
-    /// A send that finds no room goes there by itself.
+    /// A send that finds no room goes there by itself. Not while the peer may sleep on in front of what was sent: that comes first.
     fn look_no_more(&mut self, want: Want) {
-        self.blind += 1;
-        if self.blind == BLIND_MOST
+        self.blind = self.blind.saturating_add(1);
+        if (BLIND_MOST..u32::MAX).contains(&self.blind)
             && want != Want::Out
+            && lgr::wake_again().is_none()
             && let Some(sock) = kept::again(self.sock)
         {
+            self.blind = u32::MAX;
             revert::leave(sock, reason::NO_ROOM);
         }
     }
