@@ -198,10 +198,15 @@ impl Server {
         self.device.get_local_gid()
     }
 
-    /// Serves until `stop` becomes readable.
-    pub fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), ServerError> {
+    /// Ends [`Server::run`] when `stop` becomes readable. From here on nothing of the start can fail any more.
+    pub fn stop_at(&mut self, stop: BorrowedFd<'_>) -> Result<(), ServerError> {
         self.epoll
             .add(stop, EpollEvent::new(EpollFlags::EPOLLIN, STOP))?;
+        Ok(())
+    }
+
+    /// Serves.
+    pub fn run(&mut self) -> Result<(), ServerError> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             self.reaper.start();

@@ -1,11 +1,18 @@
 //! Which user a number means: user_namespaces(7).
 
 use std::fs;
+use std::io::ErrorKind;
 
 /// The number under which all users are seen for whom this process' user namespace has none: several
 /// of them would look like one, and like the one whose number it is. None: every user has his own.
 pub fn stands_for_many() -> Option<u32> {
-    let map = fs::read_to_string("/proc/self/uid_map").ok()?;
+    // A kernel without user namespaces has no such file. A map that cannot be read may leave somebody out.
+    let map = match fs::read_to_string("/proc/self/uid_map") {
+        Err(e) if e.kind() == ErrorKind::NotFound && fs::exists("/proc/self").unwrap_or(false) => {
+            return None;
+        }
+        map => map.unwrap_or_default(),
+    };
     if is_whole(&map) {
         return None;
     }

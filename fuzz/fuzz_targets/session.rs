@@ -9,7 +9,6 @@ use daemon::packet::{Packet, receive};
 use daemon::server::Server;
 use libfuzzer_sys::fuzz_target;
 use nix::fcntl::SealFlag;
-use nix::sys::eventfd::EventFd;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, socket};
 use protocol::ctl::{HEADER_LEN, Hello, MAGIC, MAX_MESSAGE, VERSION, Verb};
 use protocol::{shm::wait, stats};
@@ -40,8 +39,7 @@ fn target() -> &'static Target {
         };
         let mut server = Server::bind(&config, 256).expect("a daemon");
         std::thread::spawn(move || {
-            let stop = EventFd::new().expect("an eventfd");
-            server.run(stop.as_fd()).expect("a daemon that goes on");
+            server.run().expect("a daemon that goes on");
         });
         let null = File::open("/dev/null").expect("a device");
         let unsealed = memfd::create(c"fuzz", 4096).expect("a memfd");

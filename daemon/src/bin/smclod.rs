@@ -46,6 +46,7 @@ fn run(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
         Some(listening) => Server::new(config, open_files, listening)?,
         None => Server::bind(config, open_files)?,
     };
+    server.stop_at(stop.as_fd())?;
     let gid = daemon::report::uuid(server.gid());
     // Nobody may be there to read it.
     let _ = writeln!(
@@ -60,7 +61,7 @@ fn run(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
         // Whoever wanted to know may have lost patience.
         let _ = ready.write_all(b"\n");
     }
-    server.run(stop.as_fd())?;
+    server.run()?;
     Ok(())
 }
 

@@ -50,7 +50,10 @@ impl Daemon {
         let mut server = Server::bind(&config, 1024).unwrap();
         let stop = Arc::new(EventFd::new().unwrap());
         let stopped = stop.clone();
-        let thread = std::thread::spawn(move || server.run(stopped.as_fd()).unwrap());
+        let thread = std::thread::spawn(move || {
+            server.stop_at(stopped.as_fd()).unwrap();
+            server.run().unwrap();
+        });
         Daemon {
             path,
             stop,
