@@ -7,7 +7,10 @@ use tests::{Lab, Run, artefacts, net, plain_only};
 
 /// The calls between its first own line and its first wait: name, of which file (its socket's path for `%`), which of them.
 /// Those of loader and libc before that are theirs to report.
-const CALLS: [(&str, Option<&str>, u32); 17] = [
+const CALLS: [(&str, Option<&str>, u32); 20] = [
+    ("statx", Some("%.toml"), 1),
+    ("openat", Some("%.toml"), 1),
+    ("openat", Some("%.toml"), 2),
     ("signalfd4", None, 1),
     ("openat", Some("%.lock"), 1),
     ("flock", None, 1),
@@ -31,6 +34,8 @@ const ERRORS: [&str; 6] = ["ENOMEM", "EMFILE", "ENFILE", "ENOSPC", "EPERM", "EAC
 fn smclod(run: Run, socket: &Path) -> Run {
     run.arg("--socket")
         .arg(socket)
+        .arg("--config")
+        .arg(socket.with_extension("toml"))
         .args(["--ready-fd", "1"])
         .limit(Duration::from_secs(20))
 }
@@ -43,6 +48,7 @@ fn a_call_fails() {
     }
     let lab = Lab::without_daemon();
     let (socket, log) = (lab.dir().join("socket"), lab.dir().join("strace"));
+    std::fs::write(socket.with_extension("toml"), "spin_us = 5\n").expect("a file");
     let (mut tried, mut served) = (0, Vec::new());
     for (call, file, when) in CALLS {
         for error in ERRORS {

@@ -16,11 +16,19 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let (mut config, given) = cli::parse_given::<Config>();
     // The usual file need not be there; one that somebody has named has to be.
-    if given("config") && !config.config.exists() {
+    if given("config") && !std::fs::exists(&config.config).unwrap_or(true) {
         eprintln!("smclod: --config {}: no such file", config.config.display());
         return ExitCode::from(2);
     }
-    config.limit(&Source::peek(&config.config).limits, given);
+    // The limits in it are taken once, so it has to be read now.
+    let policy = match Source::peek(&config.config) {
+        Ok(policy) => policy,
+        Err(e) => {
+            eprintln!("smclod: {}: {e}", config.config.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    config.limit(&policy.limits, given);
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

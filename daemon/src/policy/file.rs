@@ -2,7 +2,7 @@
 
 use super::{Parsed, Policy, parse};
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,8 @@ pub struct Source {
     path: PathBuf,
     seen: Option<Stamp>,
     policy: Policy,
+    /// Why it could not be read the last time, if that has been said.
+    trouble: Option<ErrorKind>,
 }
 
 impl Source {
@@ -44,17 +46,20 @@ impl Source {
             path: path.to_path_buf(),
             seen: None,
             policy: Policy::default(),
+            trouble: None,
         };
         source.refresh_and(complain);
         source
     }
 
-    /// What it says now, without a word about mistakes.
-    pub fn peek(path: &Path) -> Policy {
-        read(path)
-            .ok()
-            .filter(Parsed::is_valid)
-            .map_or_else(Policy::default, |parsed| parsed.policy)
+    /// What it says now, without a word about mistakes. A file that is not there, or not for this user, says nothing; one
+    /// that cannot be read otherwise may say something that has to hold.
+    pub fn peek(path: &Path) -> io::Result<Policy> {
+        match read(path) {
+            Ok(parsed) if parsed.is_valid() => Ok(parsed.policy),
+            Err(e) if is_trouble(&e) && e.kind() != ErrorKind::PermissionDenied => Err(e),
+            _ => Ok(Policy::default()),
+        }
     }
 
     pub fn policy(&self) -> &Policy {
@@ -62,16 +67,20 @@ impl Source {
     }
 
     /// Reads the file when it is new. One with an error changes nothing, and is reported on standard
-    /// error; one that has gone leaves the built-in settings.
+    /// error; one that has gone leaves the built-in settings. What cannot be read just now changes nothing, and is tried again.
     pub fn refresh(&mut self) {
         self.refresh_and(complain);
     }
 
     fn refresh_and(&mut self, say: impl Fn(&str)) {
-        let Ok(meta) = fs::metadata(&self.path) else {
-            self.seen = None;
-            self.policy = Policy::default();
-            return;
+        let meta = match fs::metadata(&self.path) {
+            Err(e) if is_trouble(&e) => return self.troubled(&e, say),
+            Err(_) => {
+                self.seen = None;
+                self.policy = Policy::default();
+                return;
+            }
+            Ok(meta) => meta,
         };
         let stamp = Stamp {
             ino: meta.ino(),
@@ -85,6 +94,7 @@ impl Source {
         let path = self.path.display();
         match read(&self.path) {
             Ok(parsed) => {
+                self.trouble = None;
                 for finding in &parsed.findings {
                     say(&format!("{path}: {finding}"));
                 }
@@ -101,9 +111,29 @@ impl Source {
                     (false, None) => say(&format!("{path}: not used; the built-in settings hold")),
                 }
             }
+            Err(e) if is_trouble(&e) => {
+                self.seen = before;
+                self.troubled(&e, say);
+            }
             Err(e) => say(&format!("{path}: {e}")),
         }
     }
+
+    /// Says so once.
+    fn troubled(&mut self, e: &io::Error, say: impl Fn(&str)) {
+        if self.trouble.replace(e.kind()) != Some(e.kind()) {
+            say(&format!(
+                "{}: {e}; what held before goes on to hold, and it is tried again",
+                self.path.display()
+            ));
+        }
+    }
+}
+
+/// Whether the kernel could not say what is in the file, which may be otherwise the next time.
+fn is_trouble(e: &io::Error) -> bool {
+    let gone = [ErrorKind::NotFound, ErrorKind::NotADirectory];
+    e.raw_os_error().is_some() && !gone.contains(&e.kind())
 }
 
 fn complain(text: &str) {
@@ -150,5 +180,41 @@ mod tests {
         fs::remove_file(&path).unwrap();
         source.refresh();
         assert_eq!(*source.policy(), Policy::default());
+    }
+
+    /// One that cannot be read for a while, and says something else by then. (A directory of the path that cannot be searched,
+    /// or too many links on the way, is what a test can have without a limit of the process.)
+    #[test]
+    fn a_file_that_cannot_be_read_is_tried_again() {
+        use std::os::unix::fs::symlink;
+        let name = format!("smclo-policy-again-{}", std::process::id());
+        let (path, other) = (
+            std::env::temp_dir().join(&name),
+            std::env::temp_dir().join(name + "-other"),
+        );
+        fs::write(&path, "spin_us = 5").unwrap();
+        let mut source = Source::new(&path);
+        let said = std::cell::RefCell::new(Vec::new());
+        let mut look = || {
+            source.refresh_and(|line| said.borrow_mut().push(line.to_string()));
+            source.policy().change.spin_us
+        };
+        assert_eq!(look(), Some(5));
+        fs::remove_file(&path).unwrap();
+        // A link to itself: ELOOP.
+        symlink(&path, &path).unwrap();
+        assert_eq!(
+            (look(), look()),
+            (Some(5), Some(5)),
+            "what held goes on to hold"
+        );
+        assert_eq!(said.borrow().len(), 1, "{said:?}");
+        assert!(Source::peek(&path).is_err());
+        fs::write(&other, "spin_us = 123").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert_eq!(look(), Some(123));
+        fs::remove_file(&path).unwrap();
+        assert_eq!(look(), None);
+        assert!(Source::peek(&path).is_ok());
     }
 }
