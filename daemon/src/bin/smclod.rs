@@ -24,7 +24,8 @@ fn main() -> ExitCode {
     let policy = match Source::peek(&config.config) {
         Ok(policy) => policy,
         Err(e) => {
-            eprintln!("smclod: {}: {e}", config.config.display());
+            let path = config.config.display();
+            eprintln!("smclod: {path}: {e}; the limits in it could not be kept, so this ends here");
             return ExitCode::FAILURE;
         }
     };
@@ -49,7 +50,8 @@ fn run(config: &Config) -> Result<(), Box<dyn std::error::Error>> {
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
     signals.thread_block()?;
-    let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let stop = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .map_err(|e| format!("descriptor for signals (signalfd): {e}"))?;
     let mut server = match activated {
         Some(listening) => Server::new(config, open_files, listening)?,
         None => Server::bind(config, open_files)?,

@@ -89,6 +89,7 @@ impl Source {
         };
         let before = self.seen.replace(stamp);
         if before == Some(stamp) {
+            self.trouble = None;
             return;
         }
         let path = self.path.display();
@@ -182,8 +183,7 @@ mod tests {
         assert_eq!(*source.policy(), Policy::default());
     }
 
-    /// One that cannot be read for a while, and says something else by then. (A directory of the path that cannot be searched,
-    /// or too many links on the way, is what a test can have without a limit of the process.)
+    /// One that cannot be read for a while, and says something else by then.
     #[test]
     fn a_file_that_cannot_be_read_is_tried_again() {
         use std::os::unix::fs::symlink;
@@ -201,7 +201,7 @@ mod tests {
         };
         assert_eq!(look(), Some(5));
         fs::remove_file(&path).unwrap();
-        // A link to itself: ELOOP.
+        // A link to itself, ELOOP: an error that a test can have without a limit of its process.
         symlink(&path, &path).unwrap();
         assert_eq!(
             (look(), look()),
@@ -213,7 +213,32 @@ mod tests {
         fs::write(&other, "spin_us = 123").unwrap();
         fs::rename(&other, &path).unwrap();
         assert_eq!(look(), Some(123));
+        // The same trouble again is told of again.
+        let moved = fs::rename(&path, &other).and_then(|()| symlink(&path, &path));
+        moved.unwrap();
+        assert_eq!(look(), Some(123));
+        assert_eq!(
+            said.borrow()
+                .iter()
+                .filter(|line| line.contains("tried again"))
+                .count(),
+            2
+        );
+        // And once more, where what was read before is back.
+        fs::rename(&other, &path).unwrap();
+        assert_eq!(look(), Some(123));
+        let moved = fs::rename(&path, &other).and_then(|()| symlink(&path, &path));
+        moved.unwrap();
+        assert_eq!(look(), Some(123));
+        assert_eq!(
+            said.borrow()
+                .iter()
+                .filter(|line| line.contains("tried again"))
+                .count(),
+            3
+        );
         fs::remove_file(&path).unwrap();
+        fs::remove_file(&other).unwrap();
         assert_eq!(look(), None);
         assert!(Source::peek(&path).is_ok());
     }
