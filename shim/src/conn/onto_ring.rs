@@ -9,21 +9,24 @@ use std::sync::atomic::Ordering::*;
 
 /// Whether the peer reads: it has taken all, or at least something of what went over TCP since the
 /// direction was on the ring last. To a reader that stands still TCP is the better carrier.
-pub fn is_read(conn: &Conn, slot: &PairSlot) -> bool {
+fn is_read(conn: &Conn, slot: &PairSlot) -> bool {
     let consumed = slot.counts(conn.role().peer()).consumed.load(Acquire);
     consumed == conn.tx.sent.load(Acquire) || consumed > conn.tx.left.load(Relaxed)
+}
+
+/// Whether the own direction is to go onto the ring. Not one that would leave it at once, as at the next look it would come back.
+pub fn is_wanted(sock: Sock, slot: &PairSlot) -> bool {
+    !sock.has(flag::FIN_SEEN | flag::SHUT_WR)
+        && !tx::must_leave(sock, tx::peer_flags(&sock))
+        && is_read(&sock, slot)
+        && !revert::held(&sock, slot)
 }
 
 /// Established: the own direction goes onto the ring. What is on its way over TCP comes first: the
 /// receiver takes it up to the seam, and then turns to the ring.
 pub fn enter(sock: Sock, slot: &PairSlot) {
-    if sock.tx_ring() || sock.has(flag::LEAVE | flag::FIN_SEEN | flag::SHUT_WR) {
-        return;
-    }
-    if !is_read(&sock, slot) || slot.gate(sock.role()).state() != GateState::Open {
-        return;
-    }
-    if revert::held(&sock, slot) {
+    if sock.tx_ring() || slot.gate(sock.role()).state() != GateState::Open || !is_wanted(sock, slot)
+    {
         return;
     }
     let Some(held) = sock.tx.lock.try_lock() else {

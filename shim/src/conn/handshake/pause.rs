@@ -4,7 +4,7 @@
 //! with little, gives up what cannot come to an end, and tries longer, at ever longer distances.
 
 use super::steps;
-use crate::conn::{Sock, flag, onto_ring, phase, revert, step};
+use crate::conn::{Sock, flag, onto_ring, phase, step};
 use crate::{clock, os};
 use protocol::shm::pair::PairSlot;
 use std::sync::atomic::{AtomicU64, Ordering::*};
@@ -42,7 +42,7 @@ fn has_turn(sock: Sock, slot: &PairSlot) -> bool {
         step::ACCEPT | step::CONFIRM | step::ACK | step::DECLINE => true,
         // A sender that TCP makes wait runs when the reader takes something, and so finds the
         // reader's gate shut each time.
-        step::ESTABLISHED => onto_ring::is_read(&sock, slot) && !revert::held(&sock, slot),
+        step::ESTABLISHED => onto_ring::is_wanted(sock, slot),
         _ => false,
     }
 }
