@@ -289,8 +289,47 @@ static void beyond_urgent_data(void)
     show(ep, 0);
 }
 
+/* One way to ask: what is told of bytes and of the end behind them, in one answer. */
+static void ask_for_end(int way, int ep, int fd)
+{
+    if (way < 4)
+        show(ep, way & 1 ? 1000 : 0);
+    else
+        trace("%s", mask_name(poll_mask(fd, POLLIN | POLLRDHUP, way & 1 ? 1000 : 0)));
+}
+
+/* The end of the stream is told of together with the bytes before it, which were told of already. */
+static void end_with_bytes(void)
+{
+    for (int way = 0; way < 6; way++)
+        for (int shut = 0; shut < 2; shut++)
+            for (int end = 0; end < 3; end++) {
+                struct pair p = warm_pair();
+                int ep = MUST(epoll_create1(0));
+                trace("way %d, shut %d, end %d", way, shut, end);
+                send_all(p.client, "abc", 3);
+                if (shut)
+                    R(shutdown(p.server, SHUT_WR));
+                add(ep, p.server, EPOLLIN | EPOLLRDHUP | (way < 2 ? EPOLLET : 0), 1);
+                show(ep, 1000);
+                /* Not only by chance at a time at which the kernel is asked anyway. */
+                for (int i = 0; way > 1 && i < 3; i++)
+                    ask_for_end(way, ep, p.server);
+                if (end == 0)
+                    R(shutdown(p.client, SHUT_WR));
+                else if (end == 1)
+                    R(close(p.client));
+                else
+                    R(dup2(ep, p.client));
+                ask_for_end(way, ep, p.server);
+                close_pair(&p);
+                close(ep);
+            }
+}
+
 MAIN({"end_behind_own_shutdown", end_behind_own_shutdown}, {"taken_before_the_wait", taken_before_the_wait},
      {"room_and_bytes", room_and_bytes}, {"lowat_is_an_edge", lowat_is_an_edge}, {"closed_in_a_receive", closed_in_a_receive},
      {"closed_and_held_by_a_child", closed_and_held_by_a_child},
      {"child_starts_a_program", child_starts_a_program}, {"unread_behind_an_end", unread_behind_an_end},
-     {"set_over_exec", set_over_exec}, {"beyond_urgent_data", beyond_urgent_data})
+     {"set_over_exec", set_over_exec}, {"beyond_urgent_data", beyond_urgent_data},
+     {"end_with_bytes", end_with_bytes})

@@ -147,6 +147,7 @@ cases! { edges:
     unread_behind_an_end Fast,
     set_over_exec Fast,
     beyond_urgent_data Fast,
+    end_with_bytes Fast,
 }
 
 cases! { shared_sets:

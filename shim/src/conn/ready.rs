@@ -2,6 +2,7 @@
 
 use super::{Sock, died, flag, handshake, onto_ring, phase, revert, rx, twice, tx};
 use crate::{fds, os};
+use protocol::shm::cdc;
 use protocol::shm::pair::{Carrier, GateState, PairSlot};
 use std::ffi::c_int;
 use std::sync::atomic::Ordering::*;
@@ -122,6 +123,14 @@ pub fn has_ended(sock: Sock) -> bool {
 #[inline]
 pub fn ending(sock: Sock) -> bool {
     sock.has(flag::FIN_SEEN | flag::SHUT_RD)
+}
+
+/// The same, also where the peer has said on the ring that it ends the stream, of which the kernel is about to tell, or
+/// does already.
+#[inline]
+pub fn ends_soon(sock: Sock) -> bool {
+    const SAID: u16 = cdc::flag::CLOSED | cdc::flag::ABORT | cdc::flag::DONE_WRITING;
+    ending(sock) || tx::peer_flags(&sock) & SAID != 0
 }
 
 /// Whether what lies on the TCP socket is a handshake message, or comes once more, and is not the program's.

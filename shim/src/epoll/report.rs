@@ -80,7 +80,7 @@ impl Reg {
         }
         // The bits of poll and epoll agree in value.
         let asked = (events & 0x3fff) as i16;
-        let heard = self.announced.seen().anything() || ready::ending(sock);
+        let heard = self.announced.seen().anything() || ready::ends_soon(sock);
         let (from_kernel, all) = self.look(sock, asked);
         let mask = ready::combine(sock, asked, from_kernel);
         // Where the kernel was not asked it has told of the room there is.
@@ -111,7 +111,7 @@ impl Reg {
     /// whether that is all (see [`ready::ask_behind`]).
     fn look(&self, sock: Sock, asked: i16) -> (i16, bool) {
         let announced = self.announced.seen();
-        if !announced.anything() && !ready::ending(sock) {
+        if !announced.anything() && !ready::ends_soon(sock) {
             return (0, true);
         }
         let poll = || {

@@ -335,7 +335,7 @@ impl<'a> Polled<'a> {
     /// Whether something of the list can be answered by the kernel only: then an answer without it
     /// would be shorter than that of the kernel's own poll.
     fn kernel_tells(&self) -> bool {
-        let by_ring = |sock: Sock| sock.rx_ring() && sock.tx_ring() && !ready::ending(sock);
+        let by_ring = |sock: Sock| sock.rx_ring() && sock.tx_ring() && !ready::ends_soon(sock);
         self.entries()
             .any(|(one, sock)| one.fd >= 0 && !sock.is_some_and(by_ring))
     }
